@@ -1,0 +1,169 @@
+"""What all jobs share: arguments, the night they are about, exit codes, and the account they give.
+
+Exit codes: 0 done (or nothing to do), 1 fault (a retry may help), 2 usage (arguments or shop.yaml), 3 refused by a gate
+or by the delivery itself (a retry cannot help; a person must act).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from nightmarket import log as logs
+from nightmarket.contracts import Dataset
+from nightmarket.lake import Input, Lake, LakeError, Manifest, code_version, days, recipe
+from nightmarket.shop import Settings, ShopError, load_shop
+
+DONE, FAULT, USAGE, REFUSED = 0, 1, 2, 3
+
+
+class Refused(Exception):
+    """A gate, or a delivery that no retry can mend, says no. The message says what, where and the remedy."""
+
+
+class UsageError(Exception):
+    """The arguments ask for something that cannot be; the message says what would be right."""
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a job is handed: the shop, the lake, and the nights it is about."""
+
+    settings: Settings
+    lake: Lake
+    run_date: date
+    from_date: date
+    """First night; equal to run_date except for a first load of history."""
+    run_id: str
+    force: bool
+    dry_run: bool
+    args: argparse.Namespace
+
+    @property
+    def dates(self) -> list[date]:
+        return days(self.from_date, self.run_date)
+
+    def is_current(
+        self, dataset: Dataset, run_date: date, inputs: Sequence[Input], settings: str, seed: int | None = None
+    ) -> bool:
+        """Whether the partition was already made from exactly this; then there is nothing to do, unless forced."""
+        made = self.lake.manifest(dataset, run_date)
+        return not self.force and made is not None and made.recipe() == recipe(tuple(inputs), settings, code_version(), seed)
+
+
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """The arguments that every job takes."""
+    p = argparse.ArgumentParser(
+        prog=f"python -m jobs.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit codes: 0 done, 1 fault (retry may help), 2 usage, 3 refused (a person must act)",
+    )
+    p.add_argument("--run-date", type=_date, required=True, metavar="YYYY-MM-DD", help="the night")
+    p.add_argument("--from-date", type=_date, metavar="YYYY-MM-DD", help="all nights from this one to --run-date")
+    p.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
+    p.add_argument("--run-id", default="", help="who asks, for the manifest; the Airflow run id")
+    p.add_argument("--force", action="store_true", help="run although the same inputs were processed already")
+    p.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
+    p.add_argument("--result", type=Path, metavar="FILE", help="write the paths of the published manifests here, as JSON")
+    p.add_argument("--verbose", action="store_true", help="more lines, and tracebacks")
+    return p
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write YYYY-MM-DD") from None
+
+
+def main(
+    name: str, doc: str, run: Callable[[Night], Sequence[Manifest]], argv: Sequence[str] | None = None,
+    extend: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Runs one job and returns its exit code. `run` returns the manifests it published (or found current)."""
+    p = parser(name, doc)
+    if extend:
+        extend(p)
+    try:
+        args = p.parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    logs.configure(args.verbose)
+    log = logs.logger(name)
+    started = time.monotonic()
+    with MemoryWatch() as memory:
+        try:
+            first = args.from_date or args.run_date
+            if first > args.run_date:
+                raise UsageError(f"--from-date {first} is after --run-date {args.run_date}; swap them")
+            settings = load_shop(args.shop)
+            night = Night(settings, Lake(settings.places.lake), args.run_date, first, args.run_id, args.force, args.dry_run, args)
+            manifests = run(night)
+        except (UsageError, ShopError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return USAGE
+        except Refused as error:
+            log.error(logs.said("refused", run_date=args.run_date, why=str(error)))
+            print(f"{name}: refused: {error}", file=sys.stderr)
+            return REFUSED
+        except KeyboardInterrupt:
+            return 130
+        except LakeError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            if args.verbose:
+                traceback.print_exc()
+            return FAULT
+        except Exception as error:  # noqa: BLE001 (the process boundary: everything becomes an exit code and a reason)
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            traceback.print_exc()
+            return FAULT
+        finally:
+            memory.stop()
+    if args.result:
+        paths = [str(night.lake.root / m.dataset.replace(".", "/") / f"run_date={m.run_date}" / "manifest.json") for m in manifests]
+        args.result.write_text(json.dumps(paths))
+    log.info(logs.said("done", run_date=args.run_date, partitions=len(manifests), rows=sum(m.rows_out for m in manifests),
+                       seconds=round(time.monotonic() - started, 1), peak_memory_mb=round(memory.peak_mb)))
+    return DONE
+
+
+class MemoryWatch:
+    """Samples the proportional memory of this process and all it started; the peak is what a machine must have free."""
+
+    def __init__(self, every: float = 0.5):
+        self.peak_mb = 0.0
+        self._every = every
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join(timeout=5)
+
+    def _watch(self) -> None:
+        import psutil
+
+        me = psutil.Process(os.getpid())
+        while not self._end.wait(self._every):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue  # it ended while we looked
+            self.peak_mb = max(self.peak_mb, total / 2**20)

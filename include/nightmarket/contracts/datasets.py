@@ -1,0 +1,275 @@
+"""Every dataset of the shop, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nightmarket.contracts.model import Column, Dataset, Reference
+
+EVENT_TYPES = ("view", "cart", "purchase", "return")
+
+_MONEY = "decimal(18,4)"
+
+# Where a row came from; added by ingestion, kept through silver so that any row can be traced to its file and line.
+_LINEAGE = (
+    Column("delivered_on", "date", "The night that delivered the row; the partition it lives in.", nullable=False),
+    Column("source_file", "string", "Name of the delivered file or table.", nullable=False),
+    Column("source_row", "long", "Position of the row in that file, from 0; orders corrections.", nullable=False),
+)
+
+_EVENT_COLUMNS = (
+    Column("event_id", "string", "The event. Made from file and row where the shop has no such key.", nullable=False),
+    Column("event_ts", "timestamp", "When it happened.", unit="UTC", nullable=False),
+    Column("event_type", "string", "What happened.", nullable=False, allowed=EVENT_TYPES),
+    Column("user_id", "string", "The shopper's key in the shop; null for a stranger."),
+    Column("item_id", "string", "The product.", nullable=False),
+    Column("quantity", "long", "How many; negative for returns, 1 where the shop does not say.", unit="units",
+           minimum=-100_000, maximum=100_000),
+    Column("unit_price", _MONEY, "Price of one unit as charged.", unit="shop currency", minimum=0, maximum=1_000_000),
+    Column("currency", "string", "Currency of unit_price.", unit="ISO 4217"),
+    Column("order_id", "string", "The order or invoice, for purchases and returns."),
+    Column("session_id", "string", "The visit."),
+    Column("country", "string", "Where the shopper is."),
+    Column("referrer", "string", "Where the visit came from."),
+    Column("device_id", "string", "The device.", personal="pseudonym"),
+    Column("ip_address", "string", "The address the request came from.", personal="pseudonym"),
+    Column("updated_at", "timestamp", "When the shop last changed the row; orders corrections.", unit="UTC"),
+)
+
+_ITEM_COLUMNS = (
+    Column("item_id", "string", "The product.", nullable=False),
+    Column("title", "string", "Its title as shown."),
+    Column("language", "string", "Language of the title.", unit="ISO 639-1"),
+    Column("category", "string", "Its category."),
+    Column("brand", "string", "Its brand or manufacturer."),
+    Column("list_price", _MONEY, "Price before promotions.", unit="shop currency", minimum=0, maximum=1_000_000),
+    Column("currency", "string", "Currency of list_price.", unit="ISO 4217"),
+    Column("in_stock", "boolean", "Whether it can be bought."),
+    Column("listed_at", "timestamp", "When it was first offered.", unit="UTC"),
+    Column("updated_at", "timestamp", "When the shop last changed the row; orders corrections.", unit="UTC"),
+)
+
+_USER_COLUMNS = (
+    Column("user_id", "string", "The shopper's key in the shop.", nullable=False),
+    Column("signed_up_at", "timestamp", "When the account was opened.", unit="UTC"),
+    Column("country", "string", "Country of residence."),
+    Column("email", "string", "Mail address.", personal="pseudonym"),
+    Column("phone", "string", "Telephone number.", personal="pseudonym"),
+    Column("full_name", "string", "Name.", personal="encrypt"),
+    Column("address", "string", "Postal address.", personal="encrypt"),
+    Column("age_group", "string", "Age band, for fairness only: never a feature."),
+    Column("income_group", "string", "Income band, for fairness only: never a feature."),
+    Column("referrer", "string", "Where the sign-up came from."),
+    Column("device_id", "string", "Device at sign-up.", personal="pseudonym"),
+    Column("updated_at", "timestamp", "When the shop last changed the row; orders corrections.", unit="UTC"),
+)
+
+_ORDER_COLUMNS = (
+    Column("order_id", "string", "The order or invoice.", nullable=False),
+    Column("user_id", "string", "Who ordered; null for a stranger."),
+    Column("order_ts", "timestamp", "When it was placed.", unit="UTC", nullable=False),
+    Column("amount", _MONEY, "Value of its lines; negative for a cancellation.", unit="shop currency",
+           minimum=-10_000_000, maximum=10_000_000),
+    Column("currency", "string", "Currency of amount.", unit="ISO 4217"),
+    Column("line_count", "long", "Lines in the order.", unit="lines", minimum=0, maximum=100_000),
+    Column("payment_method", "string", "How it was paid."),
+    Column("card_id", "string", "The card.", personal="pseudonym"),
+    Column("device_id", "string", "The device.", personal="pseudonym"),
+    Column("ip_address", "string", "The address the order came from.", personal="pseudonym"),
+    Column("shipping_address", "string", "Where it was sent.", personal="pseudonym"),
+    Column("country", "string", "Country it was sent to."),
+    Column("is_fraud", "boolean", "The verdict, once known."),
+    Column("label_known_at", "timestamp", "When the verdict became known; it counts only from then.", unit="UTC"),
+    Column("updated_at", "timestamp", "When the shop last changed the row; orders corrections.", unit="UTC"),
+)
+
+_REVIEW_COLUMNS = (
+    Column("review_id", "string", "The review.", nullable=False),
+    Column("user_id", "string", "Who wrote it."),
+    Column("item_id", "string", "What it is about.", nullable=False),
+    Column("order_id", "string", "The purchase it refers to."),
+    Column("review_ts", "timestamp", "When it was written.", unit="UTC", nullable=False),
+    Column("rating", "int", "Stars.", unit="1 to 5", minimum=1, maximum=5),
+    Column("title", "string", "Its headline.", personal="free_text"),
+    Column("text", "string", "Its text.", personal="free_text"),
+    Column("language", "string", "Language of the text.", unit="ISO 639-1"),
+    Column("is_fake", "boolean", "The verdict, once known."),
+    Column("label_known_at", "timestamp", "When the verdict became known; it counts only from then.", unit="UTC"),
+    Column("updated_at", "timestamp", "When the shop last changed the row; orders corrections.", unit="UTC"),
+)
+
+_EVENT_SUMS = ("quantity", "quantity * unit_price")
+
+RAW_EVENTS = Dataset(
+    "events", "bronze", "Views, carts, purchases and returns as delivered, typed and pseudonymised.",
+    _EVENT_COLUMNS + _LINEAGE, primary_key=("event_id",), owner="events", version_by=("updated_at",),
+    sums=_EVENT_SUMS, required=("event_ts", "event_type", "item_id"),
+)
+RAW_ITEMS = Dataset(
+    "items", "bronze", "Products as delivered.", _ITEM_COLUMNS + _LINEAGE, primary_key=("item_id",), owner="items",
+    version_by=("updated_at",), required=("item_id",),
+)
+RAW_USERS = Dataset(
+    "users", "bronze", "Shoppers as delivered, personal columns pseudonymised or encrypted.",
+    _USER_COLUMNS + _LINEAGE, primary_key=("user_id",), owner="users", version_by=("updated_at",), required=("user_id",),
+)
+RAW_ORDERS = Dataset(
+    "orders", "bronze", "Orders as delivered; labels arrive late, as corrections.", _ORDER_COLUMNS + _LINEAGE,
+    primary_key=("order_id",), owner="orders", version_by=("updated_at",), sums=("amount",),
+    required=("order_id", "order_ts"),
+)
+RAW_REVIEWS = Dataset(
+    "reviews", "bronze", "Reviews as delivered, mail addresses and phone numbers in the text masked.",
+    _REVIEW_COLUMNS + _LINEAGE, primary_key=("review_id",), owner="reviews", version_by=("updated_at",),
+    required=("review_id", "item_id", "review_ts"),
+)
+BRONZE = (RAW_EVENTS, RAW_ITEMS, RAW_USERS, RAW_ORDERS, RAW_REVIEWS)
+
+
+def _silver(raw: Dataset, description: str, extra: tuple[Column, ...], references: tuple[Reference, ...] = ()) -> Dataset:
+    own = tuple(c for c in raw.columns if c not in _LINEAGE)
+    return replace(raw, layer="silver", description=description, columns=own + extra + _LINEAGE, references=references)
+
+
+EVENTS = _silver(
+    RAW_EVENTS, "Clean events: one row a key, products only, prices in the shop's currency, outliers flagged.",
+    (
+        Column("event_date", "date", "Day of event_ts in the shop's time zone.", nullable=False),
+        Column("revenue", "decimal(28,8)", "quantity x unit_price of purchases and returns; 0 for views and carts.",
+               unit="shop currency"),
+        Column("is_outlier", "boolean", "Quantity or price beyond the stated robust rule; kept, capped by models.",
+               nullable=False),
+        Column("filled", "array<string>", "Columns that were missing and filled by a stated default.", nullable=False),
+    ),
+    references=(Reference("item_id", "silver.items", "item_id"), Reference("user_id", "silver.users", "user_id")),
+)
+ITEMS = _silver(
+    RAW_ITEMS, "Clean products, one row a key and night in which it was delivered.",
+    (Column("title_normalised", "string", "Title in NFKC, lower case, one space between words."),),
+)
+USERS = _silver(RAW_USERS, "Clean shoppers, one row a key and night in which it was delivered.", ())
+ORDERS = _silver(
+    RAW_ORDERS, "Clean orders, one row a key and night in which it was delivered.",
+    (
+        Column("order_date", "date", "Day of order_ts in the shop's time zone.", nullable=False),
+        Column("is_cancellation", "boolean", "The order takes back an earlier one.", nullable=False),
+    ),
+)
+REVIEWS = _silver(
+    RAW_REVIEWS, "Clean reviews.",
+    (Column("text_normalised", "string", "Text in NFKC, control characters removed, one space between words."),),
+    references=(Reference("item_id", "silver.items", "item_id"),),
+)
+SILVER = (EVENTS, ITEMS, USERS, ORDERS, REVIEWS)
+
+DAILY_SALES = Dataset(
+    "daily_sales", "gold", "What a night added to the sales of each item, day and country. Sum over nights up to a date.",
+    (
+        Column("sale_date", "date", "Day of the sale in the shop's time zone.", nullable=False),
+        Column("item_id", "string", "The product.", nullable=False),
+        Column("country", "string", "Where it went; 'unknown' where the shop does not say.", nullable=False),
+        Column("units_sold", "long", "Units sold.", unit="units", minimum=0),
+        Column("units_returned", "long", "Units taken back.", unit="units", minimum=0),
+        Column("revenue_sold", "decimal(28,8)", "Value of sales.", unit="shop currency"),
+        Column("revenue_returned", "decimal(28,8)", "Value of returns, positive.", unit="shop currency"),
+        Column("order_count", "long", "Orders with a sale of it.", unit="orders", minimum=0),
+    ),
+    primary_key=("sale_date", "item_id", "country"), owner="events",
+    sums=("units_sold", "units_returned", "revenue_sold", "revenue_returned"),
+)
+
+FEATURES = Dataset(
+    "features", "gold",
+    "Each known shopper's history as of the night, corrections applied: the input of training. Lists are parallel, oldest first.",
+    (
+        Column("user_id", "string", "The shopper.", nullable=False),
+        Column("country", "string", "Newest known country."),
+        Column("signed_up_at", "timestamp", "When the account was opened, where known.", unit="UTC"),
+        Column("item_ids", "array<string>", "What each event was about.", nullable=False),
+        Column("event_types", "array<string>", "view, cart, purchase or return.", nullable=False),
+        Column("event_times", "array<long>", "When.", unit="seconds since 1970-01-01 UTC", nullable=False),
+        Column("quantities", "array<float>", "Units, outliers capped.", unit="units", nullable=False),
+        Column("unit_prices", "array<float>", "Price of a unit.", unit="shop currency", nullable=False),
+    ),
+    primary_key=("user_id",), owner="events",
+)
+
+QUALITY = Dataset(
+    "quality", "gold", "The gate's findings of a night, one row an expectation.",
+    (
+        Column("dataset", "string", "What was judged.", nullable=False),
+        Column("expectation", "string", "Name of the expectation or business rule.", nullable=False),
+        Column("column", "string", "The column, where it is about one."),
+        Column("severity", "string", "What a failure means.", nullable=False, allowed=("critical", "warning", "info")),
+        Column("success", "boolean", "Whether it held.", nullable=False),
+        Column("observed", "string", "What was seen."),
+        Column("expected", "string", "What was asked for."),
+        Column("unexpected_rows", "long", "Rows that broke it.", unit="rows", minimum=0),
+        Column("checked_rows", "long", "Rows looked at.", unit="rows", minimum=0),
+        Column("examples", "string", "A few offending values without personal data, as JSON."),
+    ),
+    primary_key=("dataset", "expectation", "column"),
+)
+
+EVALUATION = Dataset(
+    "evaluation", "gold", "Quality of every model and baseline judged in a night, on the same frozen holdout.",
+    (
+        Column("model", "string", "Model or baseline.", nullable=False),
+        Column("model_version", "string", "Registry version, where it has one."),
+        Column("slice", "string", "'all', or dimension=value.", nullable=False),
+        Column("metric", "string", "Name; higher is better unless it says 'loss'.", nullable=False),
+        Column("value", "double", "The measurement.", nullable=False),
+        Column("low", "double", "Lower end of the 95 % bootstrap interval over users."),
+        Column("high", "double", "Upper end of it."),
+        Column("users", "long", "Users behind it.", unit="users", minimum=0),
+    ),
+    primary_key=("model", "slice", "metric"),
+)
+
+RECOMMENDATIONS = Dataset(
+    "recommendations", "gold", "What to show each known shopper and each stranger (by country, then to anyone), best first.",
+    (
+        Column("audience", "string", "user, country or everyone.", nullable=False, allowed=("user", "country", "everyone")),
+        Column("audience_id", "string", "The user_id, the country, or '*'.", nullable=False),
+        Column("rank", "int", "Place, from 1.", nullable=False, minimum=1),
+        Column("item_id", "string", "The product.", nullable=False),
+        Column("score", "double", "Higher is better; comparable within one audience_id only.", nullable=False),
+        Column("reason", "string", "Why, as the model's own evidence has it.", nullable=False),
+        Column("model_name", "string", "Registered model that answered.", nullable=False),
+        Column("model_version", "string", "Its version.", nullable=False),
+    ),
+    primary_key=("audience", "audience_id", "rank"), owner="recommendations",
+    references=(Reference("item_id", "silver.items", "item_id"),),
+)
+GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS)
+
+ALL = BRONZE + SILVER + GOLD
+ENTITIES = tuple(d.name for d in BRONZE)
+"""Names a shop maps its sources to: events, items, users, orders, reviews."""
+
+
+def dataset(dataset_id: str) -> Dataset:
+    """The dataset with id 'layer.name'. Raises KeyError that lists the known ids."""
+    for d in ALL:
+        if d.id == dataset_id:
+            return d
+    raise KeyError(f"no dataset {dataset_id!r}; there are {', '.join(d.id for d in ALL)}")
+
+
+def raw_of(entity: str) -> Dataset:
+    return dataset(f"bronze.{entity}")
+
+
+def clean_of(entity: str) -> Dataset:
+    return dataset(f"silver.{entity}")
+
+
+QUARANTINE_COLUMNS = (
+    Column("reason", "string", "Reason code of the rejection.", nullable=False),
+    Column("detail", "string", "The column and rule, without the value."),
+    Column("source_file", "string", "Name of the delivered file or table.", nullable=False),
+    Column("source_row", "long", "Position of the row in that file.", nullable=False),
+    Column("delivered_on", "date", "The night that delivered it.", nullable=False),
+    Column("record", "string", "The row as JSON; encrypted where it was rejected before pseudonymisation.", nullable=False),
+)
+"""Beside every bronze and silver partition: its rejected rows, so that rows in = rows out + quarantined."""

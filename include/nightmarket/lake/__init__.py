@@ -1,0 +1,21 @@
+"""Partitions, manifests, atomic publication."""
+
+from nightmarket.lake.manifest import Input, Manifest, code_version, recipe
+from nightmarket.lake.partitions import (
+    Busy,
+    Lake,
+    LakeError,
+    Partition,
+    SchemaError,
+    Writer,
+    content_digest,
+    days,
+    peak_memory_mb,
+    read_spark,
+    write_atomically,
+)
+
+__all__ = [
+    "Busy", "Input", "Lake", "LakeError", "Manifest", "Partition", "SchemaError", "Writer", "code_version",
+    "content_digest", "days", "peak_memory_mb", "read_spark", "recipe", "write_atomically",
+]

