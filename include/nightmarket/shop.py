@@ -63,7 +63,7 @@ class FilesSource(_Frozen):
     """A drop folder. A night's delivery is the files whose name carries its date, or the rows whose `slice_by` does."""
 
     kind: Literal["files"]
-    path: str = Field(description="Folder, relative to shop.yaml; ${NAME:-default} takes an environment variable.")
+    path: str = Field(description="Folder, relative to shop.yaml; ${root} is storage.root, ${NAME:-default} an environment variable.")
     pattern: str = Field(description="File names; {date} stands for YYYY-MM-DD and * for anything.")
     format: Literal["csv", "jsonl", "parquet"]
     delimiter: str = Field(default=",", min_length=1, max_length=1)
@@ -100,11 +100,9 @@ class SqlSource(_Frozen):
         return self
 
 
-class DemoSource(_Frozen):
-    """The seeded generator of a whole shop; writes a drop folder day by day."""
+class DemoShop(_Frozen):
+    """The seeded generator of a whole shop: `jobs.deliver` writes its drop folders under ${root}/landing day by day."""
 
-    kind: Literal["demo"]
-    path: str = "landing"
     seed: int = 7
     first_day: str = Field(default="2026-01-05", pattern=r"^\d{4}-\d{2}-\d{2}$")
     days: int = Field(default=120, ge=14, le=3660, description="Days over which `events` are spread.")
@@ -112,7 +110,7 @@ class DemoSource(_Frozen):
     dirt: float = Field(default=0.02, ge=0, le=0.5, description="Share of delivered rows that are dirty.")
 
 
-Source = Annotated[FilesSource | SqlSource | DemoSource, Field(discriminator="kind")]
+Source = Annotated[FilesSource | SqlSource, Field(discriminator="kind")]
 
 
 class Mapping(_Frozen):
@@ -261,6 +259,7 @@ class Shop(_Frozen):
     owners: dict[str, Owner] = Field(description="By entity, 'recommendations', and 'default'.")
     sources: dict[str, Source]
     datasets: dict[str, Mapping] = Field(description="events, and any of items, users, orders, reviews.")
+    demo: DemoShop | None = Field(default=None, description="Generate the deliveries instead of waiting for them.")
     clean: CleanRules = CleanRules()
     gate: GateRules = GateRules()
     schedule: Schedule = Schedule()
@@ -285,7 +284,7 @@ class Shop(_Frozen):
         for who in self.owners:
             if who not in (*ENTITIES, "recommendations", "default"):
                 problems.append(f"owners.{who}: no such dataset; use {', '.join(ENTITIES)}, recommendations or default")
-        if "events" not in self.datasets and not any(s.kind == "demo" for s in self.sources.values()):
+        if "events" not in self.datasets:
             problems.append("datasets: 'events' is not mapped; a shop needs at least events")
         for entity, mapping in self.datasets.items():
             if entity not in ENTITIES:
@@ -384,8 +383,8 @@ class Settings:
         return ZoneInfo(self.shop.time_zone)
 
     def resolve(self, path: str) -> Path:
-        """`path` of shop.yaml with ${NAME:-default} filled in, relative to shop.yaml."""
-        filled = _fill(path)
+        """`path` of shop.yaml with ${root} and ${NAME:-default} filled in, relative to shop.yaml."""
+        filled = _fill(path.replace("${root}", str(self.places.root)))
         p = Path(filled).expanduser()
         return p if p.is_absolute() else (self.file.parent / p).resolve()
 
@@ -481,15 +480,15 @@ def _lines(node: yaml.Node | None, at: tuple[str, ...] = ()) -> dict[tuple[str, 
 _REMEDIES = {
     "missing": "add it",
     "extra_forbidden": "remove it, or check its spelling",
-    "union_tag_invalid": "use one of the kinds files, sql, demo",
-    "union_tag_not_found": "add kind: files, sql or demo",
+    "union_tag_invalid": "use one of the kinds files, sql",
+    "union_tag_not_found": "add kind: files or sql",
 }
 
 
 def _explain(error: Any, lines: dict[tuple[str, ...], int]) -> list[str]:
     path = tuple(str(p) for p in error["loc"])
     # pydantic names the chosen kind of a tagged union as a step of the path; the file has no such step
-    path = tuple(p for i, p in enumerate(path) if not (i == 2 and path[0] == "sources" and p in ("files", "sql", "demo")))
+    path = tuple(p for i, p in enumerate(path) if not (i == 2 and path[0] == "sources" and p in ("files", "sql")))
     known = path
     while known and known not in lines:
         known = known[:-1]

@@ -14,8 +14,9 @@ from nightmarket.lake.partitions import (
     read_spark,
     write_atomically,
 )
+from nightmarket.lake.views import newest, newest_arrow, newest_spark, nights
 
 __all__ = [
     "Busy", "Input", "Lake", "LakeError", "Manifest", "Partition", "SchemaError", "Writer", "code_version",
-    "content_digest", "days", "peak_memory_mb", "read_spark", "recipe", "write_atomically",
+    "content_digest", "days", "newest", "newest_arrow", "newest_spark", "nights", "peak_memory_mb", "read_spark", "recipe", "write_atomically",
 ]
