@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from pathlib import Path
 
@@ -174,4 +173,4 @@ def test_the_published_schema_knows_every_section() -> None:
 def test_every_shipped_shop_is_valid(file: Path) -> None:
     settings = load_shop(file)
     assert settings.shop.shop == file.stem
-    assert os.path.isabs(settings.places.root)
+    assert settings.places.root.is_absolute()
