@@ -1,0 +1,121 @@
+"""Fixtures that every room's tests share.
+
+`settings`      settings of a small shop in a folder of its own, sources as CSV files (see `make_settings`)
+`make_settings` makes such settings: `make_settings(datasets=..., sources=..., clean=..., time_zone=...)`
+`drop`          writes a delivered file into a folder of the settings: `drop(settings, "events-2026-01-05.csv", text)`
+`spark`         one Spark session for the whole test run (about 8 s to start)
+`real_data`     the folder of published data sets; skips, aloud, where it is absent
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from nightmarket.shop import PROJECT, Settings, load_shop
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+EVENT_COLUMNS = {
+    "event_id": "id", "event_ts": "ts", "event_type": "kind", "user_id": "user", "item_id": "item",
+    "quantity": "quantity", "unit_price": "price", "currency": "currency", "device_id": "device",
+}
+EVENT_HEADER = "id,ts,kind,user,item,quantity,price,currency,device"
+
+
+def _shop(root: Path, **changes: Any) -> dict[str, Any]:
+    """shop.yaml of a small shop as a dict: daily CSV files of events under <root>/landing."""
+    shop: dict[str, Any] = {
+        "shop": "small",
+        "title": "Small shop",
+        "time_zone": "Europe/London",
+        "currency": "GBP",
+        "owners": {"default": {"name": "Owner", "mail": ["owner@example.org"]}},
+        "sources": {
+            "events": {"kind": "files", "path": "${root}/landing", "pattern": "events-{date}*.csv*", "format": "csv"},
+        },
+        "datasets": {"events": {"source": "events", "columns": dict(EVENT_COLUMNS)}},
+        "storage": {"root": str(root)},
+        "secrets": {
+            "pseudonym_key": {"file": "keys/pseudonym.key", "create": True},
+            "encryption_key": {"file": "keys/encryption.key", "create": True},
+        },
+    }
+    return {**shop, **changes}
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """A function that writes a shop.yaml with the given top-level sections replaced and loads it.
+
+    Each call makes another folder `<tmp>/shop-<n>` with `shop.yaml` and its own root. `NIGHTMARKET_*` variables of the
+    caller do not reach it.
+    """
+    for name in ("NIGHTMARKET_ROOT", "NIGHTMARKET_SHOP", "MLFLOW_TRACKING_URI", "SPARK_REMOTE"):
+        monkeypatch.delenv(name, raising=False)
+    made: list[Path] = []
+
+    def make(**changes: Any) -> Settings:
+        folder = tmp_path / f"shop-{len(made)}"
+        made.append(folder)
+        (folder / "root" / "landing").mkdir(parents=True)
+        file = folder / "shop.yaml"
+        file.write_text(yaml.safe_dump(_shop(folder / "root", **changes), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return load_shop(file)
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """Settings of the small shop as it is."""
+    return make_settings()
+
+
+@pytest.fixture
+def drop() -> Callable[..., Path]:
+    """A function that writes one delivered file: `drop(settings, name, content, encoding="utf-8", folder="")`.
+
+    Text is encoded, bytes are written as they are, names that end in .gz are compressed (text only).
+    """
+
+    def write(settings: Settings, name: str, content: str | bytes, encoding: str = "utf-8", folder: str = "") -> Path:
+        path = settings.places.landing / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            content = content.encode(encoding)
+            if name.endswith(".gz"):
+                content = gzip.compress(content, mtime=0)
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """The embedded session that jobs would make, shared by all tests; jobs run in this process get the same one."""
+    from nightmarket.spark import session
+
+    folder = tmp_path_factory.mktemp("spark")
+    file = folder / "shop.yaml"
+    file.write_text(yaml.safe_dump(_shop(folder / "root")), encoding="utf-8")
+    made = session(load_shop(file), "tests")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Where the published data sets are: $NIGHTMARKET_REAL_DATA, else ../shared/data beside the checkout."""
+    folder = Path(os.environ.get("NIGHTMARKET_REAL_DATA") or PROJECT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no published data sets at {folder}: set NIGHTMARKET_REAL_DATA to run this test")
+    return folder
