@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 
 from nightmarket import log as logs
-from nightmarket.contracts import Dataset
+from nightmarket.contracts import ENTITIES, Dataset
 from nightmarket.lake import Input, Lake, LakeError, Manifest, code_version, days, recipe
 from nightmarket.shop import Settings, ShopError, load_shop
 
@@ -47,6 +47,8 @@ class Night:
     force: bool
     dry_run: bool
     args: argparse.Namespace
+    datasets: tuple[str, ...] = ENTITIES
+    """Entities that ingest and clean are asked for; the rest of the night's steps look at all of them."""
 
     @property
     def dates(self) -> list[date]:
@@ -70,6 +72,8 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     p.add_argument("--from-date", type=_date, metavar="YYYY-MM-DD", help="all nights from this one to --run-date")
     p.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
     p.add_argument("--run-id", default="", help="who asks, for the manifest; the Airflow run id")
+    p.add_argument("--datasets", type=_entities, default=ENTITIES, metavar="NAMES",
+                   help=f"only these, comma separated, of {','.join(ENTITIES)} (ingest and clean; default: all)")
     p.add_argument("--force", action="store_true", help="run although the same inputs were processed already")
     p.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
     p.add_argument("--result", type=Path, metavar="FILE", help="write the paths of the published manifests here, as JSON")
@@ -82,6 +86,14 @@ def _date(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a date; write YYYY-MM-DD") from None
+
+
+def _entities(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    unknown = [n for n in names if n not in ENTITIES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no dataset {', '.join(map(repr, unknown))}; write some of {','.join(ENTITIES)}")
+    return names
 
 
 def main(
@@ -105,7 +117,8 @@ def main(
             if first > args.run_date:
                 raise UsageError(f"--from-date {first} is after --run-date {args.run_date}; swap them")
             settings = load_shop(args.shop)
-            night = Night(settings, Lake(settings.places.lake), args.run_date, first, args.run_id, args.force, args.dry_run, args)
+            night = Night(settings, Lake(settings.places.lake), args.run_date, first, args.run_id, args.force, args.dry_run, args,
+                          args.datasets)
             manifests = run(night)
         except (UsageError, ShopError) as error:
             print(f"{name}: {error}", file=sys.stderr)

@@ -375,8 +375,17 @@ class Settings:
     spark_master: str
     spark_remote: str | None
     spark_memory: str
-    java_home: str | None
-    java_bin: str | None
+    scheduled: bool = True
+    """Whether nights start by themselves; off while an embedded night is driven by hand."""
+
+    @property
+    def java_home(self) -> str | None:
+        """A Java 17 or 21, looked for when it is first asked for: reading a shop must not start a JVM."""
+        return _java()[0]
+
+    @property
+    def java_bin(self) -> str | None:
+        return _java()[1]
 
     @property
     def zone(self) -> ZoneInfo:
@@ -538,7 +547,6 @@ def load_shop(file: str | Path | None = None) -> Settings:
     shop = parse_shop(path.read_text(encoding="utf-8"), path)
     root = Path(os.environ.get("NIGHTMARKET_ROOT") or _fill(shop.storage.root)).expanduser()
     places = Places((root if root.is_absolute() else path.parent / root).resolve())
-    home, java = _java()
     return Settings(
         shop=shop,
         file=path,
@@ -547,8 +555,7 @@ def load_shop(file: str | Path | None = None) -> Settings:
         spark_master=os.environ.get("SPARK_MASTER") or "local[*]",
         spark_remote=os.environ.get("SPARK_REMOTE") or None,
         spark_memory=os.environ.get("NIGHTMARKET_SPARK_MEMORY") or "1600m",
-        java_home=home,
-        java_bin=java,
+        scheduled=os.environ.get("NIGHTMARKET_SCHEDULED", "1") != "0",
     )
 
 
