@@ -1,0 +1,153 @@
+"""The registered recommender as MLflow serves it: a model defined by this file, not by a pickle.
+
+`Registry.register` logs this file with two artifacts: the saved `Recommender` (weights, vocabulary, items, settings) and a
+serving snapshot (every known shopper's history as of training, and that moment). So a loaded version answers alone,
+without the lake: `mlflow.pyfunc.load_model("models:/recommender@champion").predict(questions)`.
+
+A question is a row with any of
+- `user_id`: a known shopper gets his own answer; an unknown one that of his country, then of everyone;
+- `country`: for strangers;
+- `item_ids`: the products of the visit under way, oldest first; the answer then follows the visit;
+- `k`: how many items, 10 where it is not said.
+
+The answer has a row for each question, in order: `item_ids`, `scores` (comparable within the row only), `reasons`, and
+`source`: user, session, country or everyone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow.pyfunc import PythonModel
+
+from nightmarket.contracts import FEATURES
+
+DEFAULT_K = 10
+_VISIT = "visit under way "
+"""Prefix of the made-up shopper who has the visit's history; no shop key begins like this."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the model: see the module's docstring."""
+
+    user_id: str | None = None
+    country: str | None = None
+    item_ids: tuple[str, ...] = ()
+    k: int = DEFAULT_K
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Histories (a table of `gold.features`) and the moment as of which the model answers."""
+
+    histories: pa.Table
+    as_of: datetime
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(self.histories.select(list(FEATURES.column_names)).cast(FEATURES.arrow_schema()),
+                       folder / "histories.parquet", compression="zstd")
+        (folder / "snapshot.json").write_text(json.dumps({"as_of": self.as_of.isoformat()}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Snapshot:
+        moment = datetime.fromisoformat(json.loads((folder / "snapshot.json").read_text())["as_of"])
+        return cls(pq.ParquetFile(folder / "histories.parquet").read().cast(FEATURES.arrow_schema()), moment)
+
+
+def answers(recommender: Any, snapshot: Snapshot, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """One answer a question: {"item_ids", "scores", "reasons", "source"}; best first, at most k of each.
+
+    A visit is a made-up shopper with the known history (if any) and a view of each product just before `as_of`.
+    """
+    if not questions:
+        return []
+    known = set(snapshot.histories["user_id"].to_pylist())
+    visits = {n: q for n, q in enumerate(questions) if q.item_ids}
+    histories = _with_visits(snapshot, visits)
+    asked = sorted({q.user_id for q in questions if q.user_id in known and not q.item_ids}) + [f"{_VISIT}{n}" for n in visits]
+    ranked = recommender.recommend(histories, snapshot.as_of, max(q.k for q in questions), user_ids=asked)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in ranked.sort_by("rank").to_pylist():
+        found.setdefault((row["audience"], row["audience_id"]), []).append(row)
+    made = []
+    for n, q in enumerate(questions):
+        places = [("user", f"{_VISIT}{n}" if q.item_ids else q.user_id), ("country", q.country), ("everyone", "*")]
+        audience, key = next(((a, i) for a, i in places if i is not None and (a, i) in found), ("everyone", "*"))
+        rows = found.get((audience, key), [])[: q.k]
+        made.append({
+            "item_ids": [r["item_id"] for r in rows], "scores": [float(r["score"]) for r in rows],
+            "reasons": [r["reason"] for r in rows], "source": "session" if q.item_ids and audience == "user" else audience,
+        })
+    return made
+
+
+def _with_visits(snapshot: Snapshot, visits: dict[int, Question]) -> pa.Table:
+    if not visits:
+        return snapshot.histories
+    of_user = {u: n for n, u in enumerate(snapshot.histories["user_id"].to_pylist())}
+    moment = int(snapshot.as_of.timestamp())
+    rows = []
+    for n, q in visits.items():
+        place = of_user.get(q.user_id) if q.user_id is not None else None
+        old = snapshot.histories.slice(place, 1).to_pylist()[0] if place is not None else dict.fromkeys(FEATURES.column_names)
+        seen = list(q.item_ids)
+        rows.append({
+            "user_id": f"{_VISIT}{n}", "country": q.country or old["country"], "signed_up_at": old["signed_up_at"],
+            "item_ids": (old["item_ids"] or []) + seen,
+            "event_types": (old["event_types"] or []) + ["view"] * len(seen),
+            # one second apart, the last just before as_of: the model sees only what lies strictly before it
+            "event_times": (old["event_times"] or []) + [moment - len(seen) + i for i in range(len(seen))],
+            "quantities": (old["quantities"] or []) + [1.0] * len(seen),
+            "unit_prices": (old["unit_prices"] or []) + [None] * len(seen),
+        })
+    return pa.concat_tables([snapshot.histories, pa.Table.from_pylist(rows, FEATURES.arrow_schema())])
+
+
+def questions_of(frame: pd.DataFrame) -> list[Question]:
+    """Questions of a frame; columns and values may be missing."""
+    made = []
+    for row in frame.to_dict("records"):
+        items = row.get("item_ids")
+        k = row.get("k")
+        made.append(Question(
+            user_id=_text(row.get("user_id")), country=_text(row.get("country")),
+            item_ids=() if items is None or isinstance(items, float) else tuple(str(i) for i in items),
+            k=DEFAULT_K if k is None or pd.isna(k) else int(k),
+        ))
+    for q in made:
+        if q.k < 1:
+            raise ValueError(f"k is {q.k}; ask for at least one item")
+    return made
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or (isinstance(value, float) and pd.isna(value)) or value == "" else str(value)
+
+
+class Served(PythonModel):
+    """The pyfunc: loads the recommender and the snapshot once, then answers frames of questions."""
+
+    def load_context(self, context: Any) -> None:
+        from nightmarket.recommend.model import Recommender
+
+        self._recommender = Recommender.load(Path(context.artifacts["recommender"]))
+        self._snapshot = Snapshot.load(Path(context.artifacts["snapshot"]))
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a schema
+        """Answers of a frame of questions, as a frame."""
+        made = answers(self._recommender, self._snapshot, questions_of(model_input))
+        return pd.DataFrame(made, columns=["item_ids", "scores", "reasons", "source"])
+
+
+mlflow.models.set_model(Served())

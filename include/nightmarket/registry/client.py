@@ -1,0 +1,422 @@
+"""The model registry: what is registered, verified and serving, in MLflow, with the ledger as the truth about aliases.
+
+Works on the MLflow database directly (`sqlite:///…`) or through a running MLflow server (`http://…`), as
+`Settings.mlflow_uri` says. Nothing is ever pickled: models are defined by code, weights are Keras files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from nightmarket import log as logs
+from nightmarket.registry.ledger import ALIASES, Ledger
+from nightmarket.shop import Settings, child_environment, set_environment
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+    from nightmarket.recommend.served import Question, Snapshot
+
+log = logs.logger("registry")
+
+SCORE_TOLERANCE = 1e-5
+"""Largest difference of a score between the process that registered a model and a fresh one."""
+_LIBRARIES = ("mlflow", "tensorflow", "keras", "numpy", "scipy", "pandas", "pyarrow")
+"""What a loaded model imports; pinned in it to the versions it was trained with."""
+
+
+class RegistryError(Exception):
+    """The registry cannot be reached or does not hold what is asked for; the message names the URI and the remedy."""
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """One version. `folder` is the saved Recommender, on this machine."""
+
+    name: str
+    version: str
+    run_date: date
+    run_id: str
+    tags: dict[str, str]
+    model_folder: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.model_folder / "artifacts" / "recommender"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A candidate as it is handed in. Two submissions with one `recipe` are the same candidate."""
+
+    run_date: date
+    recipe: str
+    recommender: Path
+    """Folder that `Recommender.save` made."""
+    snapshot: Snapshot
+    questions: Sequence[Question]
+    """The input example, answered again by a fresh process."""
+    answers: Sequence[Mapping[str, Any]]
+    """What this process's model answered to `questions`."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    """File name to content: text as it is, anything else as JSON."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """Artifact folder name to a folder of this machine."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether a fresh process, forbidden to unpickle, loaded the version and answered as the training side did."""
+
+    passed: bool
+    detail: str
+    seconds: float
+
+    def to_tag(self) -> str:
+        return json.dumps({"passed": self.passed, "detail": self.detail, "seconds": self.seconds})
+
+    @classmethod
+    def from_tag(cls, text: str | None) -> Verification | None:
+        return cls(**json.loads(text)) if text else None
+
+
+class Registry:
+    """Versions of one shop's model. Raises RegistryError, within seconds, where MLflow cannot be reached."""
+
+    def __init__(self, settings: Settings, ledger: Ledger | None = None):
+        self.settings = settings
+        self.model = settings.shop.model.name
+        self.uri = settings.mlflow_uri
+        self.ledger = ledger or Ledger(settings.places.mlflow / "ledger.db")
+        self._made: MlflowClient | None = None
+
+    def champion(self) -> RegisteredModel | None:
+        """The version that serves, by the ledger; MLflow's aliases are brought in line first."""
+        version = self.ledger.current(self.model, "champion")
+        self.sync()
+        return self.version(version) if version is not None else None
+
+    def version(self, version: str) -> RegisteredModel:
+        """A version by number. Raises RegistryError where it is not registered."""
+        from mlflow.exceptions import MlflowException
+
+        with self._reached() as client:
+            try:
+                found = client.get_model_version(self.model, version)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise RegistryError(f"{self.uri}: {self.model} has no version {version}; the ledger {self.ledger.path} "
+                                        f"and MLflow's database must be restored together") from None
+                raise
+            return self._registered(client, found)
+
+    def versions(self) -> list[RegisteredModel]:
+        """Every version, oldest first."""
+        with self._reached() as client:
+            found = [v for v in client.search_model_versions(f"name = '{self.model}'")]
+            return [self._registered(client, v) for v in sorted(found, key=lambda v: int(v.version))]
+
+    def find(self, recipe: str) -> str | None:
+        """The newest version that was registered from the recipe."""
+        with self._reached() as client:
+            found = client.search_model_versions(f"name = '{self.model}' and tag.recipe = '{recipe}'")
+            return max((str(v.version) for v in found), key=int, default=None)
+
+    def register(self, submission: Submission) -> str:
+        """Registers a candidate and makes it the challenger; a recipe that is registered already keeps its version.
+
+        Killed at any moment and called again it ends in the same state: a run without a version is closed as KILLED, a
+        version that never was the challenger becomes it.
+        """
+        version = self.find(submission.recipe)
+        if version is None:
+            with self._reached() as client:
+                version = self._log(client, submission)
+        moves = self.ledger.history(self.model)
+        if not any(m.to_version == version for m in moves):
+            at = self.ledger.current(self.model, "challenger")
+            self.ledger.move(
+                self.model, "challenger", at, version, "jobs.register", f"candidate of the night of {submission.run_date}",
+                {"recipe": submission.recipe}, submission.run_date, action="register",
+            )
+        self.sync()
+        return version
+
+    def tag(self, version: str, key: str, value: str) -> None:
+        with self._reached() as client:
+            client.set_model_version_tag(self.model, version, key, value)
+
+    def sync(self) -> None:
+        """Sets MLflow's aliases to what the ledger says; heals a crash between the two."""
+        from mlflow.exceptions import MlflowException
+
+        wanted = {alias: self.ledger.current(self.model, alias) for alias in ALIASES}
+        with self._reached() as client:
+            try:
+                have = dict(client.get_registered_model(self.model).aliases)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not any(wanted.values()):
+                    return
+                raise
+            for alias, version in wanted.items():
+                at = have.get(alias)
+                if version is None and at is not None:
+                    client.delete_registered_model_alias(self.model, alias)
+                elif version is not None and str(at) != version:
+                    client.set_registered_model_alias(self.model, alias, version)
+                else:
+                    continue
+                log.info(logs.said("alias", model=self.model, alias=alias, was=at, now=version))
+
+    def verify(self, version: str, timeout_seconds: float = 300) -> Verification:
+        """Loads the version in a fresh process that may not unpickle, asks it the input example and compares with what the
+        registering process answered: the same items, scores within SCORE_TOLERANCE. The result is kept as a tag."""
+        started = time.monotonic()
+        registered = self.version(version)
+        with tempfile.TemporaryDirectory(prefix="nightmarket-verify-") as scratch:
+            answer = Path(scratch) / "answer.json"
+            command = [sys.executable, "-m", "nightmarket.registry.fresh", "--uri", self.uri, "--model", self.model,
+                       "--version", version, "--answer", str(answer)]
+            environment = child_environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false", TF_CPP_MIN_LOG_LEVEL="2")
+            try:
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_seconds,
+                                      check=False, cwd=scratch)
+                detail = _compare(registered.model_folder, answer) if done.returncode == 0 else (
+                    f"the fresh process ended with {done.returncode}: {_last_line(done.stderr)}")
+            except subprocess.TimeoutExpired:
+                detail = f"the fresh process did not answer within {timeout_seconds:g} s"
+        result = Verification(not detail, detail or "same items, same scores", round(time.monotonic() - started, 1))
+        self.tag(version, "verification", result.to_tag())
+        log.info(logs.said("verified", model=self.model, version=version, passed=result.passed, detail=result.detail,
+                           seconds=result.seconds))
+        return result
+
+    def _log(self, client: MlflowClient, submission: Submission) -> str:
+        """One run, one logged model, one version."""
+        import mlflow
+
+        from nightmarket.recommend import served
+
+        experiment = self._experiment(client)
+        for run in client.search_runs([experiment], f"tags.recipe = '{submission.recipe}'"):
+            client.set_terminated(run.info.run_id, "KILLED")  # a registration that never ended
+        tags = {**submission.tags, "recipe": submission.recipe, "run_date": submission.run_date.isoformat(),
+                "shop": self.settings.shop.shop}
+        run = client.create_run(experiment, tags=tags, run_name=f"{self.model} {submission.run_date}")
+        run_id = run.info.run_id
+        with tempfile.TemporaryDirectory(prefix="nightmarket-register-") as scratch:
+            staged = Path(scratch)
+            shutil.copytree(submission.recommender, staged / "recommender")
+            submission.snapshot.save(staged / "snapshot")
+            (staged / "verification.json").write_text(json.dumps(
+                {"questions": [_plain(q) for q in submission.questions], "answers": [dict(a) for a in submission.answers]},
+                ensure_ascii=False, indent=1))
+            for name, content in submission.documents.items():
+                text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True)
+                client.log_text(run_id, text, name)
+            for name, folder in submission.folders.items():
+                client.log_artifacts(run_id, str(folder), name)
+            for key, value in submission.params.items():
+                client.log_param(run_id, key, str(value)[:6000])
+            for name, value in submission.metrics.items():
+                client.log_metric(run_id, metric_name(name), value)
+            with mlflow.start_run(run_id=run_id):
+                info = mlflow.pyfunc.log_model(
+                    name=self.model,
+                    python_model=served.__file__,
+                    artifacts={n: str(staged / n) for n in ("recommender", "snapshot", "verification.json")},
+                    signature=_signature(),
+                    input_example=_frame(submission.questions),
+                    pip_requirements=[f"{name}=={metadata.version(name)}" for name in _LIBRARIES],
+                    metadata={"recipe": submission.recipe, "run_date": submission.run_date.isoformat()},
+                    tags=tags,
+                )
+        self._registered_model(client)
+        made = client.create_model_version(self.model, info.model_uri, run_id, tags=tags, model_id=info.model_id)
+        log.info(logs.said("registered", model=self.model, version=made.version, run_date=submission.run_date))
+        return str(made.version)
+
+    def _registered_model(self, client: MlflowClient) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_registered_model(self.model, description=f"Recommendations of the shop {self.settings.shop.shop}")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = f"{self.settings.shop.shop}/{self.model}"
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            # a server on this machine shares our disk; a remote one says itself where artifacts go
+            here = urlsplit(self.uri).hostname in (None, "127.0.0.1", "localhost", "::1")
+            self.settings.places.mlflow.mkdir(parents=True, exist_ok=True)
+            location = (self.settings.places.mlflow / "artifacts").as_uri() if here else None
+            try:
+                return client.create_experiment(name, artifact_location=location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(name)  # another night was first
+        return found.experiment_id
+
+    def _registered(self, client: MlflowClient, version: Any) -> RegisteredModel:
+        return RegisteredModel(
+            name=self.model, version=str(version.version), run_date=date.fromisoformat(version.tags["run_date"]),
+            run_id=version.run_id, tags=dict(version.tags), model_folder=self._local(client, str(version.version)),
+        )
+
+    def _local(self, client: MlflowClient, version: str) -> Path:
+        """Where the version lies on this machine; fetched once where the registry keeps it elsewhere."""
+        import mlflow
+
+        where = client.get_model_version_download_uri(self.model, version)
+        if where.startswith("models:"):
+            where = client.get_logged_model(where.removeprefix("models:/").strip("/")).artifact_location
+        parts = urlsplit(where)
+        if parts.scheme in ("", "file"):
+            return Path(parts.path)
+        key = hashlib.sha256(f"{self.uri} {where}".encode()).hexdigest()[:16]
+        kept = self.settings.places.work / "registry" / f"{self.model}-{version}-{key}"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            fetching = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}")
+            try:
+                mlflow.artifacts.download_artifacts(artifact_uri=where, dst_path=str(fetching), tracking_uri=self.uri)
+                inside = [p.parent for p in fetching.rglob("MLmodel")]
+                if len(inside) != 1:
+                    raise RegistryError(f"{where}: version {version} of {self.model} holds no MLmodel file; register it again")
+                inside[0].replace(kept)
+            finally:
+                shutil.rmtree(fetching, ignore_errors=True)
+        return kept
+
+    @contextmanager
+    def _reached(self) -> Iterator[MlflowClient]:
+        """The client; what MLflow raises becomes a RegistryError that names the URI."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield self._client()
+        except MlflowException as error:
+            raise RegistryError(f"the model registry at {self.uri} failed: {_last_line(str(error))}") from error
+
+    def _client(self) -> MlflowClient:
+        if self._made is None:
+            prepare(self.uri)
+            if self.uri.startswith("sqlite:///"):
+                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            import mlflow
+
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_registry_uri(self.uri)
+            self._made = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        return self._made
+
+
+def prepare(uri: str) -> None:
+    """Settings that MLflow reads from the environment, and a first look whether a server answers at all.
+
+    MLflow's own default is to try for four minutes. A registry that is down is a fault that Airflow retries later.
+    """
+    set_environment(
+        MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
+        MLFLOW_DISABLE_TELEMETRY="true",  # a shop's night calls nobody
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",
+        MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="1",
+        MLFLOW_HTTP_REQUEST_TIMEOUT="30",
+    )
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if urlsplit(uri).scheme in ("http", "https"):
+        why = ""
+        for attempt in range(3):
+            time.sleep(attempt)
+            try:
+                with urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+                    return
+            except OSError as error:
+                why = str(error)
+        raise RegistryError(f"the model registry at {uri} does not answer ({why}); start it, or mend MLFLOW_TRACKING_URI")
+
+
+def metric_name(name: str) -> str:
+    """MLflow allows letters, digits, and _ - . : / and spaces: 'ndcg@10' becomes 'ndcg_at_10'."""
+    return re.sub(r"[^\w\-.: /]", "_", name.replace("@", "_at_"))
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    strings = Array(DataType.string)
+    return ModelSignature(
+        inputs=Schema([
+            ColSpec(DataType.string, "user_id", required=False), ColSpec(DataType.string, "country", required=False),
+            ColSpec(strings, "item_ids", required=False), ColSpec(DataType.long, "k", required=False),
+        ]),
+        outputs=Schema([
+            ColSpec(strings, "item_ids"), ColSpec(Array(DataType.double), "scores"), ColSpec(strings, "reasons"),
+            ColSpec(DataType.string, "source"),
+        ]),
+    )
+
+
+def _plain(question: Question) -> dict[str, Any]:
+    return {"user_id": question.user_id, "country": question.country, "item_ids": list(question.item_ids), "k": question.k}
+
+
+def _frame(questions: Sequence[Question]) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame([_plain(q) for q in questions])
+
+
+def _compare(model_folder: Path, answer: Path) -> str:
+    """Nothing where the fresh answers equal the recorded ones, else the first difference."""
+    wanted = json.loads((model_folder / "artifacts" / "verification.json").read_text())["answers"]
+    got = json.loads(answer.read_text())
+    if len(got) != len(wanted):
+        return f"{len(got)} answers to {len(wanted)} questions"
+    for n, (w, g) in enumerate(zip(wanted, got, strict=True)):
+        if w["item_ids"] != g["item_ids"]:
+            return f"question {n}: other items than the training side answered"
+        if not w["item_ids"]:
+            return f"question {n}: no items at all"
+        worst = max(abs(a - b) for a, b in zip(w["scores"], g["scores"], strict=True))
+        if not worst <= SCORE_TOLERANCE:
+            return f"question {n}: a score differs by {worst:.2g}, more than {SCORE_TOLERANCE:g}"
+        if w["source"] != g["source"]:
+            return f"question {n}: answered for {g['source']} instead of {w['source']}"
+    return ""
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no message"
