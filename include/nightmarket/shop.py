@@ -142,6 +142,10 @@ class CleanRules(_Frozen):
     oldest_days: int = Field(default=400, ge=1, description="An event older than this at delivery is [too_old].")
     country_aliases: dict[str, str] = Field(default_factory=dict)
     default_country: str | None = None
+    cancellations: tuple[str, ...] = Field(
+        default=(), description="Regular expressions over order_id of orders that take back an earlier one; "
+        "without any, a negative amount says so."
+    )
     split_returns: bool = Field(default=True, description="Negative quantities of purchases become returns.")
     late_days: int = Field(default=14, ge=0, description="How far back a night looks for files that came late.")
 
@@ -545,6 +549,8 @@ def load_shop(file: str | Path | None = None) -> Settings:
     if not path.is_file():
         raise ShopError(path, ["the file does not exist; start from shops/demo.yaml and pass SHOP=path/to/shop.yaml"])
     shop = parse_shop(path.read_text(encoding="utf-8"), path)
+    if port := os.environ.get("NIGHTMARKET_MAIL_PORT"):  # the embedded mailbox, where shop.yaml's port was taken
+        shop = shop.model_copy(update={"mail": shop.mail.model_copy(update={"port": int(port)})})
     root = Path(os.environ.get("NIGHTMARKET_ROOT") or _fill(shop.storage.root)).expanduser()
     places = Places((root if root.is_absolute() else path.parent / root).resolve())
     return Settings(

@@ -1,0 +1,132 @@
+"""Clean events.
+
+Values first: text tidied, event types by their customary names, countries by alias and default, currencies converted,
+signs set (returns are negative, whatever the shop writes; a purchase of a negative quantity becomes a return where
+`split_returns` says so). Then the rules, the first that a row breaks is its reason:
+
+    exact_duplicate        every delivered column equals another row of the night; the last is kept
+    missing_required       the key, event_ts, event_type or item_id is missing or blank
+    unknown_event_type     not a view, cart, purchase or return under any customary name
+    not_a_product          item_id matches one of `not_products` (whole, whatever the case)
+    from_the_future        event_ts more than `max_future_minutes` after the end of the night's day in the shop's zone
+    too_old                event_ts more than `oldest_days` before the beginning of that day
+    unknown_currency       neither the shop's currency nor one with an exchange rate
+    zero_or_negative_price a purchase or return that costs nothing or less: gifts, write-offs, adjustments
+    unit_price_out_of_range
+    quantity_zero          a cart, purchase or return of nothing
+    negative_quantity      a view or cart of less than nothing; a purchase too, where `split_returns` is off
+    quantity_out_of_range
+    superseded             a newer version of the key came in the same night
+
+`filled` names what was missing and filled: `quantity` (1, or -1 for a return; 0 units of a view are as good as none said),
+`country` (`default_country`), `currency` (the shop's). Missing shoppers, orders, sessions and prices stay null: null says
+"not known". `is_outlier` flags a quantity or price beyond the rule of `clean.outliers`, with the statistics of the night's own
+good rows only: nothing later, nothing earlier, so that a night gives the same flags whenever it is run.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nightmarket.clean.judging import (
+    Cleaned,
+    Rule,
+    exact_duplicate,
+    from_the_future,
+    good,
+    in_bounds,
+    judge,
+    missing,
+    not_a_product,
+    part,
+    too_old,
+    with_raw,
+)
+from nightmarket.clean.outliers import with_bound
+from nightmarket.clean.values import converted, country, currency, event_type, identifier, is_foreign, local_date, tidy
+from nightmarket.contracts import EVENT_TYPES, EVENTS, RAW_EVENTS
+from nightmarket.shop import CleanRules
+
+
+def clean_events(bronze: DataFrame, rules: CleanRules, zone: str, home: str) -> Cleaned:
+    """Silver events of all nights in `bronze`. `zone` is the shop's IANA time zone, `home` its currency."""
+    frame = _values(with_raw(bronze, RAW_EVENTS), rules, home)
+    judged = judge(frame, RAW_EVENTS, _rules(rules, zone))
+    rows = good(judged)
+    is_traded = F.col("event_type").isin("purchase", "return")
+    rows = rows.withColumn("event_date", local_date(F.col("event_ts"), zone)).withColumn(
+        "revenue",
+        F.when(is_traded, (F.col("quantity").cast("decimal(10,0)") * F.col("unit_price")).cast("decimal(28,8)"))
+        .otherwise(F.lit(0).cast("decimal(28,8)")),
+    )
+    return part(judged, _flagged(rows, rules.outlier_mads), EVENTS)
+
+
+def _values(frame: DataFrame, rules: CleanRules, home: str) -> DataFrame:
+    for name in ("event_id", "item_id", "user_id", "order_id", "session_id", "referrer", "device_id", "ip_address"):
+        frame = frame.withColumn(name, (tidy if name in ("event_id", "item_id") else identifier)(F.col(name)))
+    frame = frame.withColumn("event_type", event_type(F.col("event_type")))
+
+    frame = frame.withColumn("country", country(F.col("country"), rules.country_aliases))
+    no_country = F.col("country").isNull() & F.lit(rules.default_country is not None)
+    frame = frame.withColumn("__no_country", no_country).withColumn(
+        "country", F.coalesce("country", F.lit(rules.default_country))
+    )
+    code = F.coalesce(currency(F.col("currency")), F.lit(home))
+    amount = converted(F.col("unit_price"), code, rules.exchange_rates, home)
+    frame = (
+        frame.withColumn("__no_currency", currency(F.col("currency")).isNull())
+        .withColumn("__foreign", is_foreign(code, rules.exchange_rates, home))
+        .withColumn("unit_price", amount)
+        .withColumn("currency", F.lit(home))
+    )
+
+    kind, said = F.col("event_type"), F.col("quantity")
+    no_quantity = said.isNull() | ((kind == "view") & (said == 0))
+    counted = F.when(no_quantity, F.lit(1)).otherwise(said).cast("long")
+    if rules.split_returns:
+        frame = frame.withColumn("event_type", F.when((kind == "purchase") & (said < 0), F.lit("return")).otherwise(kind))
+    frame = frame.withColumn("__no_quantity", no_quantity).withColumn(
+        "quantity", F.when(F.col("event_type") == "return", -F.abs(counted)).otherwise(counted)
+    )
+    filled = F.array_compact(F.array(
+        F.when(F.col("__no_country"), F.lit("country")), F.when(F.col("__no_currency"), F.lit("currency")),
+        F.when(F.col("__no_quantity"), F.lit("quantity")),
+    ))
+    return frame.withColumn("filled", filled).drop("__no_country", "__no_currency", "__no_quantity")
+
+
+def _rules(rules: CleanRules, zone: str) -> list[Rule]:
+    kind, quantity, price = F.col("event_type"), F.col("quantity"), F.col("unit_price")
+    traded = kind.isin("purchase", "return")
+    beyond_money = price.isNull() & F.col("__raw.unit_price").isNotNull()
+    price_bounds = in_bounds(RAW_EVENTS, "unit_price")
+    return [
+        exact_duplicate(RAW_EVENTS),
+        *missing(RAW_EVENTS),
+        Rule("unknown_event_type", "event_type: not one of " + ", ".join(EVENT_TYPES), ~kind.isin(*EVENT_TYPES)),
+        not_a_product(rules),
+        from_the_future("event_ts", rules, zone),
+        too_old("event_ts", rules, zone),
+        Rule("unknown_currency", "currency: no exchange rate", F.col("__foreign")),
+        Rule("zero_or_negative_price", "unit_price: not above 0", traded & (price <= 0)),
+        Rule(price_bounds.reason, price_bounds.detail, beyond_money | F.coalesce(price_bounds.broken, F.lit(False))),
+        Rule("quantity_zero", "quantity: 0", quantity == 0),
+        Rule("negative_quantity", "quantity: below 0", (kind != "return") & (quantity < 0)),
+        in_bounds(RAW_EVENTS, "quantity"),
+    ]
+
+
+def _flagged(rows: DataFrame, mads: float) -> DataFrame:
+    """`is_outlier` by item and night; views have no quantity to speak of."""
+    has_quantity = F.col("event_type") != "view"
+    units = rows.where(has_quantity).select("delivered_on", "item_id", F.abs("quantity").alias("units"))
+    prices = rows.select("delivered_on", "item_id", "unit_price")
+    night = ["delivered_on"]
+    bounded = with_bound(rows, units, "units", night, mads, "__most_units")
+    bounded = with_bound(bounded, prices, "unit_price", night, mads, "__highest_price")
+    many = has_quantity & (F.abs("quantity") > F.col("__most_units"))
+    dear = F.col("unit_price") > F.col("__highest_price")
+    flag = F.coalesce(many, F.lit(False)) | F.coalesce(dear, F.lit(False))
+    return bounded.withColumn("is_outlier", flag)
