@@ -1,0 +1,86 @@
+"""Judge the night with Great Expectations, and say whether it may feed what comes after.
+
+Reads the clean partition of every dataset the shop maps, evaluates the contract (required values, allowed values, ranges,
+unique keys) and the business rules (volume, freshness, references, drift, totals between layers …), publishes one row an
+expectation as gold.quality, and builds Data Docs. Exits 3 where a critical rule failed, after publishing; a warning passes.
+
+  python -m jobs.gate --run-date 2026-02-01
+  python -m jobs.gate --from-date 2026-01-05 --run-date 2026-02-01    a first load, judged as one batch
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from nightmarket import command
+from nightmarket import log as logs
+from nightmarket.command import Night, Refused
+from nightmarket.contracts import QUALITY
+from nightmarket.lake import Manifest, code_version
+from nightmarket.quality import docs, gate, rules, suites
+
+log = logs.logger("gate")
+
+
+def run(night: Night) -> list[Manifest]:
+    """Publishes gold.quality of the night. Raises Refused, afterwards, where a critical rule failed."""
+    import pyarrow as pa
+
+    from nightmarket.spark import session
+
+    settings, lake = night.settings, night.lake
+    rules.check_severities(settings)
+    read = gate.inputs(lake, settings, night.from_date, night.run_date)
+    digest = settings.digest("gate", "datasets", "sources", "time_zone")
+    made = lake.manifest(QUALITY, night.run_date)
+    if made is not None and made.notes["from_date"] == str(night.from_date) and night.is_current(QUALITY, night.run_date, read, digest):
+        log.info(logs.said("current", run_date=night.run_date, verdict=made.notes["verdict"]))
+        return _answer(made)
+    if night.dry_run:
+        log.info(logs.said("would judge", run_date=night.run_date, from_date=night.from_date, datasets=list(settings.shop.datasets)))
+        return []
+
+    started = time.monotonic()
+    with docs.site(settings) as context:
+        run_id = suites.run_identifier(settings, str(night.run_date), rules.night_end(settings, night.run_date))
+        with logs.stage(log, "judged", run_date=night.run_date) as said:
+            judged = gate.judge(context, session(settings, "gate"), lake, settings, night.from_date, night.run_date, run_id)
+            said |= {"verdict": judged.verdict, "rules": len(judged.findings), "failed": sum(not f.success for f in judged.findings)}
+        with logs.stage(log, "data docs") as said:
+            index = docs.build(context, settings, run_id)
+            said["index"] = index
+    for finding in judged.failed():
+        log.error(logs.said("failed", rule=finding.rule.key, observed=finding.observed, expected=finding.rule.expected))
+    for finding in judged.failed("warning"):
+        log.warning(logs.said("failed", rule=finding.rule.key, observed=finding.observed, expected=finding.rule.expected))
+
+    table = pa.Table.from_pylist([f.row() for f in judged.findings], schema=QUALITY.arrow_schema())
+    with lake.writer(QUALITY, [night.run_date]) as writer:
+        writer.stage_arrow(night.run_date, table)
+        made = writer.publish(
+            night.run_date, inputs=read, settings=digest, code=code_version(), run_id=night.run_id,
+            seconds=time.monotonic() - started,
+            notes={
+                "verdict": judged.verdict, "from_date": str(night.from_date), "counts": judged.counts,
+                "failed": {s: [f.rule.key for f in judged.failed(s)] for s in ("critical", "warning", "info")},
+                "profiles": judged.profiles, "data_docs": str(index.relative_to(settings.places.root)),
+            },
+        )
+    return _answer(made)
+
+
+def _answer(made: Manifest) -> list[Manifest]:
+    if made.notes["verdict"] == "refused":
+        failed = ", ".join(made.notes["failed"]["critical"])
+        raise Refused(f"the night of {made.run_date} broke {failed}; nothing downstream may use it. "
+                      f"Mend the delivery and run ingest, clean and gate of that date again, or see the report")
+    return [made]
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main("gate", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
