@@ -246,6 +246,9 @@ class Writer:
     def staged(self, run_date: date) -> list[Path]:
         return sorted((self.staging / "rows" / f"__night={run_date.isoformat()}").glob("*.parquet"))
 
+    def staged_quarantine(self, run_date: date) -> list[Path]:
+        return sorted((self.staging / "quarantine" / f"__night={run_date.isoformat()}").glob("*.parquet"))
+
     def publish(
         self,
         run_date: date,
