@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from nightmarket.shop import Settings, ShopError, set_environment
@@ -24,6 +25,8 @@ def session(settings: Settings, name: str) -> SparkSession:
     scratch = settings.places.work / "spark"
     scratch.mkdir(parents=True, exist_ok=True)
     set_environment(JAVA_HOME=settings.java_home, SPARK_LOCAL_IP="127.0.0.1", PYARROW_IGNORE_TIMEZONE="1")
+    if settings.spark_master.startswith("local"):
+        set_environment(PYSPARK_PYTHON=sys.executable)  # Spark's Python workers: this environment, not the first on PATH
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master(settings.spark_master).appName(name)
