@@ -1,0 +1,357 @@
+"""What the shop's systems would deliver of a day: clean tables under the shop's own column names, before any dirt.
+
+Each function yields Arrow tables in chunks. The truth that goes with them (who cheats, who likes what) is told to a
+`Truth`, never to the tables.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from nightmarket.sources.demo import sessions, words
+from nightmarket.sources.demo.draw import among, below, bits, hexed, moments, numbered, uniform
+from nightmarket.sources.demo.sessions import PURCHASE, Batch, Happenings, Visits
+from nightmarket.sources.demo.truth import Truth
+from nightmarket.sources.demo.world import World, device
+
+PEOPLE_AT_ONCE = 50_000
+FAKE_LABEL_DAYS = 12
+
+ACTIONS = pa.array(["page_view", "add_to_cart", "purchase", "return"])
+EVENTS = pa.schema([(n, pa.string()) for n in (
+    "id", "occurred_at", "action", "customer", "sku", "qty", "price", "ccy", "order_no", "visit", "country", "source",
+    "device", "client_ip", "changed_at")])
+ORDERS = pa.schema([
+    ("order_no", pa.string()), ("customer", pa.string()), ("placed_at", pa.timestamp("us", tz="UTC")),
+    ("total", pa.decimal128(14, 2)), ("ccy", pa.string()), ("line_count", pa.int32()), ("payment", pa.string()),
+    ("card", pa.string()), ("device", pa.string()), ("client_ip", pa.string()), ("ship_to", pa.string()),
+    ("ship_country", pa.string()), ("chargeback", pa.bool_()), ("chargeback_known_at", pa.timestamp("us", tz="UTC")),
+    ("changed_at", pa.timestamp("us", tz="UTC")),
+])
+ITEMS = pa.schema([(n, pa.string()) for n in (
+    "sku", "name", "lang", "department", "maker", "rrp", "ccy", "stock", "listed", "changed_at")])
+USERS = pa.schema([
+    ("customer", pa.string()), ("joined", pa.int64()), *((n, pa.string()) for n in (
+        "country", "email", "phone", "name", "address", "age_band", "income_band", "source", "device", "changed_at"))])
+REVIEWS = pa.schema([
+    ("review", pa.string()), ("customer", pa.string()), ("sku", pa.string()), ("order_no", pa.string()), ("written_at", pa.string()),
+    ("stars", pa.int64()), ("headline", pa.string()), ("body", pa.string()), ("lang", pa.string()), ("fake", pa.bool_()),
+    ("fake_known_at", pa.string()), ("changed_at", pa.string())])
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+def user_id(users: np.ndarray) -> pa.StringArray:
+    return numbered("C", users, 8)
+
+
+def sku(items: np.ndarray) -> pa.StringArray:
+    return numbered("SKU-", items, 6)
+
+
+def _key(prefix: str, world: World, batch: Batch, numbers: np.ndarray) -> pa.StringArray:
+    return numbered(f"{prefix}{world.on(batch.day):%Y%m%d}{batch.letter}", numbers, 9)
+
+
+@lru_cache(maxsize=2)
+def _addresses() -> pa.StringArray:
+    """Addresses set aside for tests of networks: 198.18.0.0/15, and a quarter of them in 2001:db8::/32."""
+    four = [f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(1 << 17)]
+    six = [f"2001:db8:{n:x}::{n ^ 0x5a5a:x}:1" for n in range(1 << 16)][: (1 << 17) // 3]
+    return pa.array(four + six)
+
+
+def _ip(values: np.ndarray) -> pa.StringArray:
+    table = _addresses()
+    return table.take(pa.array((values % np.uint64(len(table))).astype(np.int64)))
+
+
+def _taken(words_: Iterable[str], index: np.ndarray) -> pa.StringArray:
+    return pa.array(list(words_)).take(pa.array(index))
+
+
+def _price_texts(pence: np.ndarray) -> pa.StringArray:
+    unique, place = np.unique(pence, return_inverse=True)
+    return pa.array([f"{p // 100}.{p % 100:02d}" for p in unique.tolist()], pa.string()).take(pa.array(place))
+
+
+def _masked(values: pa.Array, null: np.ndarray) -> pa.Array:
+    import pyarrow.compute as pc
+
+    return pc.if_else(pa.array(null), pa.scalar(None, values.type), values) if null.any() else values
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+def events(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
+    """Events of the day, then those of earlier days that come late, then returns of earlier purchases."""
+    for batch in chain(sessions.main(world, day), sessions.special(world, day), [sessions.fraud(world, day)]):
+        prompt = batch.events if batch.letter != "s" else batch.events.where(batch.visits.late[batch.events.visit] == 0)
+        if len(prompt):
+            truth.tastes(world, day, batch.visits.user[prompt.visit])
+            yield _event_rows(world, batch, prompt, truth)
+    for delay in sessions.LATE_DAYS:
+        for batch in sessions.special(world, day - delay):
+            late = batch.events.where(batch.visits.late[batch.events.visit] == delay)
+            if len(late):
+                rows = _event_rows(world, batch, late, truth)
+                truth.say("late", "events", str(world.on(day - delay)), rows["id"])
+                yield rows
+    yield from _returns(world, day, truth)
+
+
+def _event_rows(world: World, batch: Batch, events: Happenings, truth: Truth) -> pa.Table:
+    visits, at = batch.visits, events.visit
+    user = visits.user[at]
+    bought = events.kind == PURCHASE
+    when = moments(events.at)
+    table = pa.table([
+        _key("e", world, batch, events.number),
+        when,
+        ACTIONS.take(pa.array(events.kind)),
+        _masked(user_id(np.maximum(user, 0)), user < 0),
+        sku(events.item),
+        _masked(pa.array(events.quantity).cast(pa.string()), events.kind == sessions.VIEW),
+        _price_texts(events.pence),
+        pa.repeat("GBP", len(events)),
+        _masked(_key("o", world, batch, visits.number[at]), ~bought),
+        _key("v", world, batch, visits.number[at]),
+        _taken(words.COUNTRIES, visits.country[at]),
+        _taken(words.REFERRERS, visits.referrer[at]),
+        hexed("dv-", visits.device)
+        .take(pa.array(at)),
+        _ip(visits.ip).take(pa.array(at)),
+        when,
+    ], schema=EVENTS)
+    truth.personal("events", table, ("device", "client_ip"))
+    return table
+
+
+def returned(world: World, day: int) -> Iterator[tuple[Batch, Happenings, np.ndarray]]:
+    """Purchases of earlier days that come back on this one, and how many units of each: all, or all but one."""
+    for delay in sessions.RETURN_DAYS:
+        for batch in sessions.special(world, day - delay):
+            visits, events = batch.visits, batch.events
+            back = events.where((events.kind == PURCHASE) & (visits.returned[events.visit] == delay))
+            back = back.where(uniform(world.seed, "returned line", batch.day, back.number) < 0.7)
+            part = (uniform(world.seed, "returned part", batch.day, back.number) < 0.3) & (back.quantity > 1)
+            if len(back):
+                yield batch, back, np.where(part, back.quantity - 1, back.quantity)
+
+
+def _returns(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
+    for batch, back, units in returned(world, day):
+        at = world.midnight(day) + 8 * 3600 + below(10 * 3600, world.seed, "returned at", batch.day, back.number)
+        gone = Happenings(back.number, back.visit, at, np.full(len(back), 3), back.item, -units, back.pence)
+        rows = _event_rows(world, batch, gone, truth)
+        visits = batch.visits.number[back.visit]
+        rows = rows.set_column(0, "id", numbered(f"e{world.on(batch.day):%Y%m%d}r", back.number, 9))
+        rows = rows.set_column(8, "order_no", _key("o", world, batch, visits)).set_column(9, "visit", pa.nulls(len(back), pa.string()))
+        truth.pairs("return", "events", _key("e", world, batch, back.number), rows["id"])
+        yield rows
+
+
+# --- orders ------------------------------------------------------------------------------------------------------
+def orders(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
+    """Orders of the day and late ones; cancellations of returned lines; and earlier orders again, with their label."""
+    for batch in chain(sessions.main(world, day), sessions.special(world, day), [sessions.fraud(world, day)]):
+        yield from _order_rows(world, day, batch, batch.visits.late == 0, truth)
+    for delay in sessions.LATE_DAYS:
+        for batch in sessions.special(world, day - delay):
+            yield from _order_rows(world, day, batch, batch.visits.late == delay, truth)
+    yield from _cancellations(world, day, truth)
+    for delay in sessions.LABEL_DAYS:
+        if day >= delay:
+            for batch in chain(sessions.special(world, day - delay), [sessions.fraud(world, day - delay)]):
+                yield from _order_rows(world, day, batch, batch.visits.labelled == delay, truth, labelled=True)
+
+
+def _order_rows(world: World, day: int, batch: Batch, wanted: np.ndarray, truth: Truth, labelled: bool = False) -> Iterator[pa.Table]:
+    events = batch.events.where(batch.events.kind == PURCHASE)
+    events = events.where(wanted[events.visit])
+    if not len(events):
+        return
+    at, first, lines = np.unique(events.visit, return_index=True, return_counts=True)
+    pence = np.bincount(np.searchsorted(at, events.visit), weights=events.quantity * events.pence).astype(np.int64)
+    known = world.midnight(day) + 9 * 3600 if labelled else None
+    yield _orders(world, batch, at, "o", events.at[first], pence, lines, known, truth)
+
+
+def _cancellations(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
+    for batch, back, units in returned(world, day):
+        at, lines = np.unique(back.visit, return_counts=True)
+        pence = -np.bincount(np.searchsorted(at, back.visit), weights=units * back.pence).astype(np.int64)
+        when = np.full(len(at), world.midnight(day) + 18 * 3600)
+        yield _orders(world, batch, at, "c", when, pence, lines, None, truth)
+
+
+def _orders(world: World, batch: Batch, at: np.ndarray, letter: str, when: np.ndarray, pence: np.ndarray, lines: np.ndarray,
+            labelled_at: int | None, truth: Truth) -> pa.Table:
+    visits: Visits = batch.visits
+    user, ring, number = visits.user[at], visits.ring[at], visits.number[at]
+    lives_at = np.where(user >= 0, user, 0)
+    lives_at = np.where(ring >= 0, world.ring_member(np.maximum(ring, 0), np.zeros(len(at), dtype=np.int64)), lives_at)
+    card = np.where(ring >= 0, bits(world.seed, "ring card", ring, number % 5),
+                    np.where(user >= 0, bits(world.seed, "card", user), bits(world.seed, "stranger's card", visits.device[at])))
+    address = np.asarray(addresses(world, lives_at, batch.day), dtype=object)
+    for n in (user < 0).nonzero()[0]:
+        address[n] = _address(int(visits.country[at][n]), int(bits(world.seed, "stranger lives", visits.device[at][n])))
+    n = len(at)
+    placed = pa.array(when * 1_000_000).cast(pa.timestamp("us", tz="UTC"))
+    seen = placed if labelled_at is None else pa.repeat(pa.scalar(labelled_at * 1_000_000).cast(ORDERS.field("changed_at").type), n)
+    table = pa.table([
+        _key(letter, world, batch, number),
+        _masked(user_id(np.maximum(user, 0)), user < 0),
+        placed,
+        pa.array([f"{'-' if p < 0 else ''}{abs(p) // 100}.{abs(p) % 100:02d}" for p in pence.tolist()]).cast(pa.decimal128(14, 2)),
+        pa.repeat("GBP", n),
+        pa.array(lines, pa.int32()),
+        _taken(words.PAYMENTS, among(words.PAYMENT_SHARES, uniform(world.seed, "payment", batch.day, ord(batch.letter), number))),
+        hexed("card-", card),
+        hexed("dv-", visits.device[at]),
+        _ip(visits.ip[at]),
+        pa.array(address.tolist(), pa.string()),
+        _taken(words.COUNTRIES, visits.country[at]),
+        pa.array(ring >= 0) if labelled_at is not None else pa.nulls(n, pa.bool_()),
+        seen if labelled_at is not None else pa.nulls(n, ORDERS.field("chargeback_known_at").type),
+        seen,
+    ], schema=ORDERS)
+    truth.personal("orders", table, ("card", "device", "client_ip", "ship_to"))
+    if letter == "o" and labelled_at is None and (ring >= 0).any():
+        truth.pairs("fraud", "orders", numbered("ring-", ring[ring >= 0], 5), table["order_no"].filter(pa.array(ring >= 0)))
+    return table
+
+
+# --- items -------------------------------------------------------------------------------------------------------
+def items(world: World, day: int) -> pa.Table:
+    """The whole catalogue on the first day; then new products and changed ones."""
+    who = world.changed_items(day)
+    language = among(words.LANGUAGE_SHARES, uniform(world.seed, "title language", who))
+    pence = world.list_pence(who, day)
+    listed, midnight = world.listed(who), world.midnight(day)
+    stock = world.in_stock(who, day)
+    rows = []
+    for n, item in enumerate(who.tolist()):
+        lang = words.LANGUAGES[language[n]]
+        department, style = item % len(words.DEPARTMENTS), (item // len(words.DEPARTMENTS)) % world.styles
+        parts = (words.STYLES[lang][style], words.COLOURS[lang][int(below(5, world.seed, "colour", item))], words.NOUNS[lang][department],
+                 f"No. {item}" if lang in ("en", "de", "fr", "es") else f"{item}号")
+        opened = datetime.fromtimestamp(world.midnight(0) + int(listed[n]) * 86_400 + 32_400, timezone.utc)
+        rows.append((
+            words.SPACE.get(lang, " ").join(parts), lang, words.DEPARTMENTS[department],
+            words.MAKERS[int(below(len(words.MAKERS), world.seed, "maker", item))], f"{pence[n] // 100}.{pence[n] % 100:02d}",
+            "GBP", "yes" if stock[n] else "no", f"{opened:%d/%m/%Y %H:%M}", f"{datetime.fromtimestamp(midnight + 3600, timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        ))
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 9
+    return pa.table([sku(who), *(pa.array(c, pa.string()) for c in columns)], schema=ITEMS)
+
+
+# --- users -------------------------------------------------------------------------------------------------------
+def _address(country: int, number: int) -> str:
+    street, city = words.STREETS[country][number % 3], words.CITIES[country][number // 3 % 3]
+    house, code = number // 9 % 899 + 101, number // 8091 % 89_999 + 10_000
+    return f"{city}{street}{house}号 {code}" if country == 5 else f"{house} {street}, {city} {code}"
+
+
+def addresses(world: World, users: np.ndarray, day: int) -> list[str]:
+    country, number = world.country(users), bits(world.seed, "address", users, world.residence(users, day))
+    return [_address(c, n) for c, n in zip(country.tolist(), number.tolist(), strict=True)]
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", name).lower() if c.isascii() and c.isalpha())
+
+
+def users(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
+    """Everybody on the first day; then newcomers and those who moved."""
+    changed = world.changed_users(day)
+    for start in range(0, len(changed), PEOPLE_AT_ONCE):
+        who = changed[start:start + PEOPLE_AT_ONCE]
+        table = _people(world, who, day)
+        truth.personal("users", table, ("email", "phone", "name", "address", "device"))
+        yield table
+
+
+def _people(world: World, who: np.ndarray, day: int) -> pa.Table:
+    country = world.country(who).tolist()
+    first, last, digits = (below(n, world.seed, s, who).tolist() for n, s in ((8, "first name"), (8, "last name"), (100_000, "phone")))
+    names, mails, phones = [], [], []
+    for n, c in enumerate(country):
+        given, family = words.FIRST_NAMES[c][first[n]], words.LAST_NAMES[c][last[n]]
+        names.append(f"{family}{given}" if c >= 5 else f"{given} {family}")
+        mails.append(f"{_plain(given) or 'user'}.{_plain(family) or 'mail'}{who[n]}@{('post', 'inbox', 'letters')[digits[n] % 3]}.example")
+        phones.append(f"{words.CALLING_CODES[c]} {digits[n]:05d}{who[n] % 10}")
+    joined = np.asarray([world.midnight(0)]) + world.joined(who) * 86_400 + below(80_000, world.seed, "joined at", who)
+    ages = among(words.AGE_SHARES, uniform(world.seed, "age", who))
+    return pa.table([
+        user_id(who),
+        pa.array(joined * 1000),
+        _taken(words.COUNTRIES, world.country(who)),
+        pa.array(mails, pa.string()), pa.array(phones, pa.string()), pa.array(names, pa.string()),
+        pa.array(addresses(world, who, day), pa.string()),
+        _taken(words.AGE_BANDS, ages),
+        _taken(words.INCOME_BANDS, below(len(words.INCOME_BANDS), world.seed, "income", who)),
+        _taken(words.REFERRERS, among(words.REFERRER_SHARES, uniform(world.seed, "signed up through", who))),
+        hexed("dv-", device(world, who, np.zeros(len(who), dtype=np.int64))),
+        moments(np.full(len(who), world.midnight(day) + 3600)),
+    ], schema=USERS)
+
+
+# --- reviews -----------------------------------------------------------------------------------------------------
+def reviews(world: World, day: int, truth: Truth) -> pa.Table:
+    """Reviews written on the day; then those of twelve days ago again, where it became known whether they are fake."""
+    rows = _written(world, day)
+    again = [r for r in _written(world, day - FAKE_LABEL_DAYS) if r["judged"]]
+    known = f"{datetime.fromtimestamp(world.midnight(day) + 36_000, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    labelled = [{**r, "fake": bool(r["campaign"]), "fake_known_at": known, "changed_at": known} for r in again]
+    for row in rows:
+        if row["campaign"]:
+            truth.say("fake", "reviews", row["campaign"], [row["review"]])
+    return pa.Table.from_pylist([*rows, *labelled], schema=REVIEWS)
+
+
+def _written(world: World, day: int) -> list[dict[str, Any]]:
+    if day < 0:
+        return []
+    rows = []
+    for delay in sessions.REVIEW_DAYS:
+        for batch in sessions.special(world, day - delay):
+            visits, events = batch.visits, batch.events
+            told = events.where((events.kind == PURCHASE) & (visits.reviewed[events.visit] == delay))
+            ids, order_ids = _key("r", world, batch, told.number).to_pylist(), _key("o", world, batch, visits.number[told.visit]).to_pylist()
+            keys = (batch.day, told.number)
+            stars = 1 + among((0.06, 0.06, 0.13, 0.30, 0.45), uniform(world.seed, "stars", *keys))
+            second = below(86_000, world.seed, "reviewed at", *keys)
+            which, judged = below(2, world.seed, "opinion", *keys), uniform(world.seed, "judged", *keys) < 0.3
+            for n in range(len(told)):
+                lang = words.COUNTRY_LANGUAGE[visits.country[told.visit[n]]]
+                mood = 0 if stars[n] <= 2 else 1 if stars[n] == 3 else 2
+                rows.append(_review(world, day, ids[n], int(visits.user[told.visit[n]]), int(told.item[n]), order_ids[n], int(second[n]),
+                                    int(stars[n]), words.HEADLINES[mood], words.OPINIONS[lang][mood][which[n]], lang, bool(judged[n]), ""))
+    for ring in world.active_rings(day).tolist():
+        # a seller pays the ring's accounts to praise one product a week
+        target = int(below(world.items_at(day), world.seed, "paid for", ring, day // 7))
+        for member in range(int(world.ring_size(np.asarray(ring)))):
+            whose = (day, ring, member)
+            if uniform(world.seed, "paid review", *whose) < 0.5:
+                continue
+            rows.append(_review(
+                world, day, f"r{world.on(day):%Y%m%d}p{ring:05d}{member:04d}", int(world.ring_member(np.asarray(ring), np.asarray(member))), target, None,
+                int(below(86_000, world.seed, "paid at", *whose)), 5, words.HEADLINES[2],
+                words.PAID_OPINIONS[int(below(len(words.PAID_OPINIONS), world.seed, "praise", *whose))], "en",
+                bool(uniform(world.seed, "found out", *whose) < 0.85), f"ring-{ring:05d}"))
+    return rows
+
+
+def _review(world: World, day: int, key: str, user: int, item: int, order: str | None, second: int, stars: int, headline: str,
+            body: str, lang: str, judged: bool, campaign: str) -> dict[str, Any]:
+    at = f"{datetime.fromtimestamp(world.midnight(day) + second, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    return {"review": key, "customer": f"C{user:08d}", "sku": f"SKU-{item:06d}", "order_no": order, "written_at": at, "stars": stars,
+            "headline": headline, "body": body, "lang": lang, "fake": None, "fake_known_at": None, "changed_at": at,
+            "judged": judged, "campaign": campaign}
