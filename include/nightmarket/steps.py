@@ -36,6 +36,12 @@ class Step:
     timeout_minutes: int = 60
 
 
+POOLS = {
+    "spark": (1, "One Spark job at a time: each may use every core and most of the memory."),
+    "training": (1, "One training or scoring job at a time, for the same reason."),
+}
+"""Slots and reasons. The embedded night makes them; elsewhere `airflow pools set` does (docs/DAGS.md)."""
+
 STEPS: tuple[Step, ...] = (
     Step("deliver", "Write a generated shop's delivery of a night into its drop folder.", pool="spark"),
     Step("ingest", "Type a night's delivery, pseudonymise it, account for every row.", writes=BRONZE, pool="spark"),

@@ -1,0 +1,77 @@
+"""The only part of the project that imports Airflow: the night's operators, schedule, form and defaults.
+
+DAG files import it when they are parsed, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+from airflow.sdk import Asset, TriggerRule
+
+from nightmarket.contracts import FEATURES, Dataset
+from nightmarket.orchestration.night import form, macros
+from nightmarket.orchestration.operator import JobOperator
+from nightmarket.orchestration.timetable import NightTimetable
+from nightmarket.shop import Settings, load_shop
+from nightmarket.steps import step
+
+__all__ = ["FEATURES", "JobOperator", "NightTimetable", "TriggerRule", "asset", "defaults", "form", "job_task", "shop"]
+
+
+@lru_cache(maxsize=1)
+def shop() -> Settings:
+    """The shop that this Airflow serves: $NIGHTMARKET_SHOP. A mistake in it becomes an import error of the DAGs."""
+    return load_shop()
+
+
+def asset(dataset: Dataset) -> Asset:
+    """The dataset as Airflow knows it: lineage, and what schedules wait for."""
+    return Asset(name=dataset.id, uri=dataset.uri, group=f"nightmarket-{dataset.layer}")
+
+
+def job_task(name: str, *, arguments: str = "", **options: Any) -> JobOperator:
+    """The task of step `name`, with pool, retries, timeout and outlets of its entry in `steps.py`.
+
+    `arguments` are appended to the command and may be templates; other options are the operator's own.
+    """
+    spec = step(name)
+    owner = shop().owner_of(spec.writes[0].owner if spec.writes else "default")
+    command = " ".join(["python -m", f"jobs.{name}", "{{ job_arguments() }}", arguments]).strip()
+    return JobOperator(
+        **{
+            "task_id": name,
+            "command": command,
+            "owner": owner.name,
+            "doc_md": f"{spec.summary}\n\nBy hand: the rendered command, in the project's folder.",
+            "inlets": [asset(d) for d in spec.reads],
+            "outlets": [asset(d) for d in spec.writes],
+            "pool": spec.pool,
+            "retries": spec.retries,
+            "execution_timeout": timedelta(minutes=spec.timeout_minutes),
+            **options,
+        }
+    )
+
+
+def defaults(owner: str, tags: list[str], **options: Any) -> dict[str, Any]:
+    """What both DAGs share, as arguments of `DAG`; `owner` is a key of shop.yaml `owners`."""
+    settings = shop()
+    return {
+        "tags": ["nightmarket", settings.shop.shop, *tags],
+        "owner_links": {},
+        "catchup": False,  # history is asked for by a backfill or a first load, never by surprise
+        "max_active_runs": 1,  # nights in their order; a second run of a date waits and then finds it current
+        "user_defined_macros": macros(settings.zone),
+        "default_args": {
+            "owner": settings.owner_of(owner).name,
+            # skipped is how a dry run ends; the steps behind it still have something to say
+            "trigger_rule": TriggerRule.NONE_FAILED,
+            "retry_delay": timedelta(seconds=30),
+            "retry_exponential_backoff": True,
+            "max_retry_delay": timedelta(minutes=20),
+        },
+        **options,
+    }

@@ -1,0 +1,33 @@
+"""# The night's recommendations: train, judge, promote, publish
+
+Starts when `shop_ingestion` has published a night's histories (`gold.features`), for the same night. A model is trained
+beside its baselines (`train`), judged on a frozen holdout together with the champion (`evaluate`), registered in MLflow and
+loaded again in a fresh process (`register`), promoted only if the model gate lets it (`bless`), and whoever is champion
+then answers for every shopper and stranger (`publish`).
+
+**A night that the data gate refused never gets here**: its histories are not published.
+
+**A refused model** is no failure as long as some champion serves; then `bless` says why in its log and in the ledger, and
+the champion publishes. With no champion at all the run fails and says what is missing.
+
+**A past night** is trained as of that night and never displaces a champion trained on newer data.
+
+By hand: *Trigger* with *Night*, for any night whose histories are published.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, PartitionedAssetTimetable, chain
+
+from nightmarket.orchestration import FEATURES, asset, defaults, form, job_task
+
+with DAG(
+    dag_id="recommendation_training",
+    description="Train, judge, promote and publish the night's recommendations.",
+    doc_md=__doc__,
+    schedule=PartitionedAssetTimetable(assets=asset(FEATURES)),
+    params=form(datasets=False),
+    dagrun_timeout=timedelta(hours=12),
+    **defaults("recommendations", ["models"]),
+):
+    chain(*map(job_task, ("train", "evaluate", "register", "bless", "publish")))

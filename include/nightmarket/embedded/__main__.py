@@ -1,0 +1,182 @@
+"""The whole of Nightmarket on one machine: Airflow, MLflow and a mailbox, for one night or until told to stop.
+
+`run` starts them, runs the shop's next night through the DAGs, prints what came of it and stops everything again.
+`up` leaves them running with their pages open; `down` stops them; `status` says what runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from nightmarket.embedded import airflow, services, summary
+from nightmarket.embedded.night import NothingToDo, Screen, Undecided, choose, run_night
+from nightmarket.embedded.services import Service, ServiceError, Supervisor
+from nightmarket.shop import Settings, ShopError, load_shop
+from nightmarket.steps import POOLS
+
+AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m nightmarket.embedded", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "up", "down", "status"))
+    parser.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
+    parser.add_argument("--date", type=date.fromisoformat, metavar="YYYY-MM-DD", help="the night (default: the next one)")
+    parser.add_argument("--from", dest="first", type=date.fromisoformat, metavar="YYYY-MM-DD", help="first night of history")
+    parser.add_argument("--force", action="store_true", help="run although nothing has changed")
+    args = parser.parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        settings = load_shop(args.shop)
+        if args.first and args.date and args.first > args.date:
+            parser.error(f"--from {args.first} is after --date {args.date}; swap them")
+        return {"run": _run, "up": _up, "down": _down, "status": _status}[args.command](settings, args)
+    except (ShopError, ServiceError, airflow.ApiError) as error:
+        print(error, file=sys.stderr)
+        return 1 if not isinstance(error, ShopError) else 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(settings: Settings, args: argparse.Namespace) -> int:
+    screen = Screen()
+    try:
+        choice = choose(settings, args.date, args.first)
+    except NothingToDo as said:
+        print(said)
+        return 0
+    except Undecided as why:
+        print(f"{settings.file}: {why}", file=sys.stderr)
+        return 2
+    told = services.running(airflow.state(settings))
+    if told:
+        print(f"{settings.shop.shop} is up already: `make down` first, or trigger the night on its pages", file=sys.stderr)
+        return 2
+    screen.line(f"{settings.shop.title or settings.shop.shop}: night of {choice.run_date} ({choice.why})")
+    with _start(settings, screen, scheduled=False) as (supervisor, client):
+        account = run_night(client, choice, args.force, screen, supervisor.check)
+        screen.line("stopping")
+    print(summary.text(settings, account))
+    return 0 if account.succeeded else 1
+
+
+def _up(settings: Settings, args: argparse.Namespace) -> int:
+    told = services.running(airflow.state(settings))
+    if not told:
+        with _start(settings, Screen(), scheduled=True) as (supervisor, _):
+            supervisor.keep = True
+    return _status(settings, args)
+
+
+def _down(settings: Settings, _: argparse.Namespace) -> int:
+    told = services.running(airflow.state(settings))
+    if not told:
+        print(f"nothing of {settings.shop.shop} is running")
+        return 0
+    count = services.stop_all(str(told["mark"]), services.leaders(told))
+    (airflow.state(settings) / "services.json").unlink(missing_ok=True)
+    print(f"stopped {count} processes")
+    return 0
+
+
+def _status(settings: Settings, _: argparse.Namespace) -> int:
+    told = services.running(airflow.state(settings))
+    if not told:
+        print(f"nothing of {settings.shop.shop} is running")
+        return 0
+    print(f"{settings.shop.title or settings.shop.shop} is up")
+    for service in told["services"]:
+        print(f"  {service['name']:<14} {service['url'] or '':<28} pid {service['pid']}")
+    marker = airflow.state(settings) / "credentials-shown"
+    if marker.exists():
+        print(f"  password: in {airflow.state(settings) / 'passwords.json'}")
+    else:  # once: a terminal's history is read by more people than an owner-only file
+        marker.touch(mode=0o600)
+        print(f"  Airflow: user {airflow.USER}, password {airflow.password(settings)} (shown once; kept in "
+              f"{airflow.state(settings) / 'passwords.json'})")
+    return 0
+
+
+class _start:
+    """Everything up and healthy, as a context: (supervisor, client). Stops it all when left, unless told to keep."""
+
+    def __init__(self, settings: Settings, screen: Screen, scheduled: bool):
+        self.settings, self.screen, self.scheduled = settings, screen, scheduled
+
+    def __enter__(self) -> tuple[Supervisor, airflow.Client]:
+        settings, screen = self.settings, self.screen
+        if settings.java_home is None and settings.spark_remote is None:
+            raise ShopError("environment", ["Java 17 or 21 was not found; run `make setup`, which installs one from PyPI"])
+        for folder in (settings.places.mlflow, settings.places.logs, settings.places.mailbox):
+            folder.mkdir(parents=True, exist_ok=True)
+        page, registry = services.free_port(AIRFLOW_PORT), services.free_port(MLFLOW_PORT)
+        extra = {}
+        mail = settings.shop.mail
+        local = mail.host in ("127.0.0.1", "localhost")
+        if local:
+            extra["NIGHTMARKET_MAIL_PORT"] = str(services.free_port(mail.port))
+        environment = airflow.environment(settings, page, self.scheduled, **extra)
+        client = airflow.Client(f"http://127.0.0.1:{page}", airflow.password(settings))
+        self.supervisor = Supervisor(airflow.state(settings), settings.places.logs, environment).__enter__()
+        try:
+            if local:
+                self.supervisor.start(_mailbox(settings, int(extra["NIGHTMARKET_MAIL_PORT"])))
+            screen.living("metadata database")
+            self.supervisor.call("migrate", airflow.command("db", "migrate"))
+            self.supervisor.call("reserialize", airflow.command("dags", "reserialize"))
+            for service in airflow.services(client):
+                self.supervisor.start(service)
+            self.supervisor.start(_mlflow(settings, registry))
+            screen.living("starting Airflow and MLflow")
+            self.supervisor.wait(240)
+            client.make_pools(POOLS)
+            screen.line("Airflow, MLflow and the mailbox are up")
+        except BaseException:
+            self.supervisor.stop()
+            raise
+        return self.supervisor, client
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            self.supervisor.keep = False
+        self.supervisor.__exit__(*error)
+
+
+def _mlflow(settings: Settings, port: int) -> Service:
+    url = f"http://127.0.0.1:{port}"
+    argv = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_uri, "--default-artifact-root",
+            (settings.places.mlflow / "artifacts").as_uri(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return False
+
+    return Service("mlflow", argv, ready, url)
+
+
+def _mailbox(settings: Settings, port: int) -> Service:
+    argv = [sys.executable, "-m", "nightmarket.embedded.mailbox", "--port", str(port), "--folder",
+            str(settings.places.mailbox)]
+    return Service("mailbox", argv, lambda: services.listens(port), f"smtp://127.0.0.1:{port}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""One night through Airflow, followed from the outside: which night, the trigger, what is going on."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+
+from nightmarket.contracts import EVENTS
+from nightmarket.embedded.airflow import Client
+from nightmarket.lake import Lake
+from nightmarket.quality.verdict import passed_nights
+from nightmarket.shop import FilesSource, Settings
+
+INGESTION, TRAINING = "shop_ingestion", "recommendation_training"
+_FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
+
+
+class NothingToDo(Exception):
+    """Every night that was delivered has been done."""
+
+
+class Undecided(Exception):
+    """The night cannot be told from the shop; the message says what to pass."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The night to run, and the first one where history is loaded with it."""
+
+    run_date: date
+    from_date: date
+    why: str
+
+
+@dataclass
+class Task:
+    """How a task went."""
+
+    dag: str
+    name: str
+    state: str
+    seconds: float
+    tries: int
+
+
+@dataclass
+class Account:
+    """How a night went."""
+
+    choice: Choice
+    runs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """DAG id to run id and final state."""
+    tasks: list[Task] = field(default_factory=list)
+    seconds: float = 0.0
+    trouble: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.trouble is None and all(s == "success" for _, s in self.runs.values()) and len(self.runs) == 2
+
+
+def choose(settings: Settings, run_date: date | None, from_date: date | None) -> Choice:
+    """The next night of a shop, unless one is asked for.
+
+    The first time: all of a generated shop's days, or all days for which files were dropped. Later: the day after the
+    newest night that the gate let through. Raises NothingToDo or Undecided.
+    """
+    passed = passed_nights(Lake(settings.places.lake), date.max)
+    if run_date is not None:
+        return Choice(run_date, from_date or run_date, "as asked")
+    if settings.shop.demo is not None:
+        demo = settings.shop.demo
+        first = date.fromisoformat(demo.first_day)
+        if not passed:
+            return Choice(first + timedelta(days=demo.days - 1), from_date or first, f"first run: {demo.days} days of history")
+        night = max(passed) + timedelta(days=1)
+        return Choice(night, from_date or night, "the day after the newest night")
+    delivered = delivered_dates(settings)
+    if not delivered:
+        raise Undecided("no file of the events source says which night it is for; pass DATE=YYYY-MM-DD "
+                        "(and FROM=YYYY-MM-DD for history)")
+    if not passed:
+        return Choice(delivered[-1], from_date or delivered[0], f"first run: {len(delivered)} delivered days")
+    ahead = [d for d in delivered if d > max(passed)]
+    if not ahead:
+        raise NothingToDo(f"every delivered night up to {max(passed)} is done; pass DATE=YYYY-MM-DD to run one again")
+    return Choice(ahead[0], from_date or ahead[0], "the next delivered night")
+
+
+def delivered_dates(settings: Settings) -> list[date]:
+    """Days for which the events source has a file that names them, oldest first; empty for other kinds of sources."""
+    source = settings.shop.sources[settings.shop.datasets[EVENTS.name].source]
+    if not isinstance(source, FilesSource) or "{date}" not in source.pattern:
+        return []
+    before, _, after = source.pattern.partition("{date}")
+    name = re.compile("".join([_glob(before), r"(?P<day>\d{4}-\d{2}-\d{2})", _glob(after)]))
+    folder = settings.resolve(source.path)
+    found = {m["day"] for path in folder.rglob("*") if (m := name.fullmatch(path.relative_to(folder).as_posix()))}
+    return sorted(date.fromisoformat(day) for day in found)
+
+
+def _glob(text: str) -> str:
+    return re.escape(text).replace(r"\*", ".*")
+
+
+class Screen:
+    """Progress for people: a living line on a terminal, one line a change elsewhere."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self._terminal = sys.stdout.isatty()
+
+    @property
+    def elapsed(self) -> str:
+        seconds = int(time.monotonic() - self.started)
+        return f"{seconds // 60:2d}:{seconds % 60:02d}"
+
+    def line(self, text: str) -> None:
+        print(("\r\033[K" if self._terminal else "") + f"{self.elapsed}  {text}", flush=True)
+
+    def living(self, text: str) -> None:
+        if self._terminal:
+            print(f"\r\033[K{self.elapsed}  {text}", end="", flush=True)
+
+
+def run_night(client: Client, choice: Choice, force: bool, screen: Screen, check: Callable[[], None]) -> Account:
+    """Triggers the ingestion of a night, follows it and the training that its data starts, to their ends."""
+    account = Account(choice)
+    started = time.monotonic()
+    conf = {"force": force} | ({"from_date": choice.from_date.isoformat()} if choice.from_date < choice.run_date else {})
+    since = datetime.now(timezone.utc).isoformat()
+    night = choice.run_date.isoformat()
+    for dag in (INGESTION, TRAINING):
+        if client.get(f"/dags/{dag}")["is_paused"]:
+            screen.line(f"{dag} was paused; it is let run again")
+            client.patch(f"/dags/{dag}", {"is_paused": False})
+    run_id = client.trigger(INGESTION, night, conf, "started by `make run`")
+    state = _follow(client, INGESTION, run_id, account, screen, check)
+    if state == "success":
+        found: str | None = None
+        deadline = time.monotonic() + 120
+        while found is None and time.monotonic() < deadline:
+            check()
+            screen.living(f"waiting for {TRAINING}")
+            found = client.newest_run(TRAINING, night, since)
+            time.sleep(0.5)
+        if found is None:
+            account.trouble = f"{TRAINING} was not started by the night's histories within two minutes"
+        else:
+            _follow(client, TRAINING, found, account, screen, check)
+    account.seconds = time.monotonic() - started
+    return account
+
+
+def _follow(client: Client, dag: str, run_id: str, account: Account, screen: Screen, check: Callable[[], None]) -> str:
+    screen.line(f"{dag}  night {account.choice.run_date}  run {run_id}")
+    shown: dict[str, tuple[str, int]] = {}
+    while True:
+        check()
+        state = str(client.run(dag, run_id)["state"])
+        tasks = sorted(client.tasks(dag, run_id), key=lambda t: (t["start_date"] or "9", t["task_id"]))
+        busy = []
+        for task in tasks:
+            name, now = task["task_id"], (task["state"] or "waiting", task["try_number"])
+            seconds = task["duration"] or 0.0
+            if now[0] in _FINAL | {"up_for_retry"} and shown.get(name) != now:
+                screen.line(f"  {name:<10} {now[0]:<16} {seconds:6.1f} s" + (f"  try {now[1]}" if now[1] > 1 else ""))
+                shown[name] = now
+            elif now[0] == "running":
+                busy.append(f"{name} {_since(task['start_date']):.0f} s")
+        screen.living("  " + (", ".join(busy) or "between two steps"))
+        if state in ("success", "failed"):
+            break
+        time.sleep(0.7)
+    account.runs[dag] = (run_id, state)
+    account.tasks += [
+        Task(dag, t["task_id"], t["state"] or "not started", t["duration"] or 0.0, t["try_number"]) for t in tasks
+    ]
+    screen.line(f"{dag}  {state}")
+    return state
+
+
+def _since(moment: str | None) -> float:
+    if not moment:
+        return 0.0
+    return (datetime.now(timezone.utc) - datetime.fromisoformat(moment.replace("Z", "+00:00"))).total_seconds()
