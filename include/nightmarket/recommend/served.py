@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from mlflow.pyfunc import PythonModel
 from nightmarket.contracts import FEATURES
 
 DEFAULT_K = 10
-_VISIT = "visit under way "
-"""Prefix of the made-up shopper who has the visit's history; no shop key begins like this."""
+_VISITOR = "stranger on a visit"
+"""Made-up key of the shopper whose whole history is the visit; used within one answer only."""
 
 
 @dataclass(frozen=True)
@@ -68,50 +68,62 @@ class Snapshot:
 def answers(recommender: Any, snapshot: Snapshot, questions: Sequence[Question]) -> list[dict[str, Any]]:
     """One answer a question: {"item_ids", "scores", "reasons", "source"}; best first, at most k of each.
 
-    A visit is a made-up shopper with the known history (if any) and a view of each product just before `as_of`.
+    Questions without a visit are answered together. A visit changes what the model counts (the shopper's history gets a view
+    of each product just before `as_of`), so each is answered by itself: no answer depends on who else asks.
     """
-    if not questions:
-        return []
-    known = set(snapshot.histories["user_id"].to_pylist())
-    visits = {n: q for n, q in enumerate(questions) if q.item_ids}
-    histories = _with_visits(snapshot, visits)
-    asked = sorted({q.user_id for q in questions if q.user_id in known and not q.item_ids}) + [f"{_VISIT}{n}" for n in visits]
-    ranked = recommender.recommend(histories, snapshot.as_of, max(q.k for q in questions), user_ids=asked)
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in ranked.sort_by("rank").to_pylist():
-        found.setdefault((row["audience"], row["audience_id"]), []).append(row)
-    made = []
+    plain = [n for n, q in enumerate(questions) if not q.item_ids]
+    made: dict[int, dict[str, Any]] = {}
+    if plain:
+        known = set(snapshot.histories["user_id"].to_pylist())
+        asked = sorted({u for n in plain if (u := questions[n].user_id) in known and u is not None})
+        found = _ranked(recommender, snapshot.histories, snapshot.as_of, max(questions[n].k for n in plain), asked)
+        made = {n: _answer(questions[n], found) for n in plain}
     for n, q in enumerate(questions):
-        places = [("user", f"{_VISIT}{n}" if q.item_ids else q.user_id), ("country", q.country), ("everyone", "*")]
-        audience, key = next(((a, i) for a, i in places if i is not None and (a, i) in found), ("everyone", "*"))
-        rows = found.get((audience, key), [])[: q.k]
-        made.append({
-            "item_ids": [r["item_id"] for r in rows], "scores": [float(r["score"]) for r in rows],
-            "reasons": [r["reason"] for r in rows], "source": "session" if q.item_ids and audience == "user" else audience,
-        })
-    return made
+        if q.item_ids:
+            shopper, histories = _with_visit(snapshot, q)
+            found = _ranked(recommender, histories, snapshot.as_of, q.k, [shopper])
+            answer = _answer(replace(q, user_id=shopper), found)
+            made[n] = {**answer, "source": "session" if answer["source"] == "user" else answer["source"]}
+    return [made[n] for n in range(len(questions))]
 
 
-def _with_visits(snapshot: Snapshot, visits: dict[int, Question]) -> pa.Table:
-    if not visits:
-        return snapshot.histories
-    of_user = {u: n for n, u in enumerate(snapshot.histories["user_id"].to_pylist())}
+def _ranked(
+    recommender: Any, histories: pa.Table, as_of: datetime, k: int, user_ids: list[str]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in recommender.recommend(histories, as_of, k, user_ids=user_ids).sort_by("rank").to_pylist():
+        found.setdefault((row["audience"], row["audience_id"]), []).append(row)
+    return found
+
+
+def _answer(q: Question, found: dict[tuple[str, str], list[dict[str, Any]]]) -> dict[str, Any]:
+    places = [("user", q.user_id), ("country", q.country), ("everyone", "*")]
+    audience, key = next(((a, i) for a, i in places if i is not None and (a, i) in found), ("everyone", "*"))
+    rows = found.get((audience, key), [])[: q.k]
+    return {"item_ids": [r["item_id"] for r in rows], "scores": [float(r["score"]) for r in rows],
+            "reasons": [r["reason"] for r in rows], "source": audience}
+
+
+def _with_visit(snapshot: Snapshot, q: Question) -> tuple[str, pa.Table]:
+    """The visitor's key and the histories with the visit at the end of his; a stranger gets a made-up key."""
+    table = snapshot.histories
+    users = table["user_id"].to_pylist()
+    place = users.index(q.user_id) if q.user_id in users else None
+    old = table.slice(place, 1).to_pylist()[0] if place is not None else dict.fromkeys(FEATURES.column_names)
+    shopper = old["user_id"] or _VISITOR
     moment = int(snapshot.as_of.timestamp())
-    rows = []
-    for n, q in visits.items():
-        place = of_user.get(q.user_id) if q.user_id is not None else None
-        old = snapshot.histories.slice(place, 1).to_pylist()[0] if place is not None else dict.fromkeys(FEATURES.column_names)
-        seen = list(q.item_ids)
-        rows.append({
-            "user_id": f"{_VISIT}{n}", "country": q.country or old["country"], "signed_up_at": old["signed_up_at"],
-            "item_ids": (old["item_ids"] or []) + seen,
-            "event_types": (old["event_types"] or []) + ["view"] * len(seen),
-            # one second apart, the last just before as_of: the model sees only what lies strictly before it
-            "event_times": (old["event_times"] or []) + [moment - len(seen) + i for i in range(len(seen))],
-            "quantities": (old["quantities"] or []) + [1.0] * len(seen),
-            "unit_prices": (old["unit_prices"] or []) + [None] * len(seen),
-        })
-    return pa.concat_tables([snapshot.histories, pa.Table.from_pylist(rows, FEATURES.arrow_schema())])
+    seen = list(q.item_ids)
+    row = {
+        "user_id": shopper, "country": q.country or old["country"], "signed_up_at": old["signed_up_at"],
+        "item_ids": (old["item_ids"] or []) + seen,
+        "event_types": (old["event_types"] or []) + ["view"] * len(seen),
+        # one second apart, the last just before as_of: the model sees only what lies strictly before it
+        "event_times": (old["event_times"] or []) + [moment - len(seen) + i for i in range(len(seen))],
+        "quantities": (old["quantities"] or []) + [1.0] * len(seen),
+        "unit_prices": (old["unit_prices"] or []) + [None] * len(seen),
+    }
+    others = table if place is None else pa.concat_tables([table.slice(0, place), table.slice(place + 1)])
+    return shopper, pa.concat_tables([others, pa.Table.from_pylist([row], FEATURES.arrow_schema())])
 
 
 def questions_of(frame: pd.DataFrame) -> list[Question]:

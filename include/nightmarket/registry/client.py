@@ -134,7 +134,7 @@ class Registry:
     def versions(self) -> list[RegisteredModel]:
         """Every version, oldest first."""
         with self._reached() as client:
-            found = [v for v in client.search_model_versions(f"name = '{self.model}'")]
+            found = list(client.search_model_versions(f"name = '{self.model}'"))
             return [self._registered(client, v) for v in sorted(found, key=lambda v: int(v.version))]
 
     def find(self, recipe: str) -> str | None:
@@ -215,6 +215,9 @@ class Registry:
     def _log(self, client: MlflowClient, submission: Submission) -> str:
         """One run, one logged model, one version."""
         import mlflow
+        from mlflow.entities import Metric, Param
+        from mlflow.models import Model
+        from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
         from nightmarket.recommend import served
 
@@ -237,23 +240,26 @@ class Registry:
                 client.log_text(run_id, text, name)
             for name, folder in submission.folders.items():
                 client.log_artifacts(run_id, str(folder), name)
-            for key, value in submission.params.items():
-                client.log_param(run_id, key, str(value)[:6000])
-            for name, value in submission.metrics.items():
-                client.log_metric(run_id, metric_name(name), value)
-            with mlflow.start_run(run_id=run_id):
-                info = mlflow.pyfunc.log_model(
-                    name=self.model,
-                    python_model=served.__file__,
-                    artifacts={n: str(staged / n) for n in ("recommender", "snapshot", "verification.json")},
-                    signature=_signature(),
-                    input_example=_frame(submission.questions),
-                    pip_requirements=[f"{name}=={metadata.version(name)}" for name in _LIBRARIES],
-                    metadata={"recipe": submission.recipe, "run_date": submission.run_date.isoformat()},
-                    tags=tags,
-                )
+            now = int(time.time() * 1000)
+            client.log_batch(run_id, params=[Param(k, str(v)[:MAX_PARAM_VAL_LENGTH]) for k, v in submission.params.items()])
+            client.log_batch(run_id, [Metric(metric_name(n), v, now, 0) for n, v in submission.metrics.items()])
+            # log_model would load the model here and answer the input example; a fresh process does that, under a time limit
+            logged = client.create_logged_model(experiment, self.model, run_id, tags=tags)
+            mlflow.pyfunc.save_model(
+                staged / "model",
+                mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
+                python_model=served.__file__,
+                artifacts={n: str(staged / n) for n in ("recommender", "snapshot", "verification.json")},
+                signature=_signature(),
+                input_example=_frame(submission.questions),
+                pip_requirements=[f"{name}=={metadata.version(name)}" for name in _LIBRARIES],
+                metadata={"recipe": submission.recipe, "run_date": submission.run_date.isoformat()},
+            )
+            client.log_model_artifacts(logged.model_id, str(staged / "model"))
+            client.finalize_logged_model(logged.model_id, "READY")
+            client.set_terminated(run_id)
         self._registered_model(client)
-        made = client.create_model_version(self.model, info.model_uri, run_id, tags=tags, model_id=info.model_id)
+        made = client.create_model_version(self.model, f"models:/{logged.model_id}", run_id, tags=tags, model_id=logged.model_id)
         log.info(logs.said("registered", model=self.model, version=made.version, run_date=submission.run_date))
         return str(made.version)
 
@@ -317,13 +323,14 @@ class Registry:
 
     @contextmanager
     def _reached(self) -> Iterator[MlflowClient]:
-        """The client; what MLflow raises becomes a RegistryError that names the URI."""
+        """The client; what MLflow and its database raise becomes a RegistryError that names the URI."""
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield self._client()
-        except MlflowException as error:
-            raise RegistryError(f"the model registry at {self.uri} failed: {_last_line(str(error))}") from error
+        except (MlflowException, SQLAlchemyError) as error:
+            raise RegistryError(f"the model registry at {self.uri} failed: {type(error).__name__}: {_first_line(str(error))}") from error
 
     def _client(self) -> MlflowClient:
         if self._made is None:
@@ -415,6 +422,10 @@ def _compare(model_folder: Path, answer: Path) -> str:
         if w["source"] != g["source"]:
             return f"question {n}: answered for {g['source']} instead of {w['source']}"
     return ""
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
 
 
 def _last_line(text: str) -> str:

@@ -7,7 +7,6 @@ may not unpickle anything. `Registry.verify` starts it and compares.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
