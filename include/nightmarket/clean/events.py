@@ -43,7 +43,7 @@ from nightmarket.clean.judging import (
     too_old,
     with_raw,
 )
-from nightmarket.clean.outliers import with_bound
+from nightmarket.clean.outliers import with_bounds
 from nightmarket.clean.values import converted, country, currency, event_type, identifier, is_foreign, local_date, tidy
 from nightmarket.contracts import EVENT_TYPES, EVENTS, RAW_EVENTS
 from nightmarket.shop import CleanRules
@@ -120,13 +120,9 @@ def _rules(rules: CleanRules, zone: str) -> list[Rule]:
 
 def _flagged(rows: DataFrame, mads: float) -> DataFrame:
     """`is_outlier` by item and night; views have no quantity to speak of."""
-    has_quantity = F.col("event_type") != "view"
-    units = rows.where(has_quantity).select("delivered_on", "item_id", F.abs("quantity").alias("units"))
-    prices = rows.select("delivered_on", "item_id", "unit_price")
-    night = ["delivered_on"]
-    bounded = with_bound(rows, units, "units", night, mads, "__most_units")
-    bounded = with_bound(bounded, prices, "unit_price", night, mads, "__highest_price")
-    many = has_quantity & (F.abs("quantity") > F.col("__most_units"))
+    units = F.when(F.col("event_type") != "view", F.abs("quantity"))
+    values = {"__most_units": units, "__highest_price": F.col("unit_price")}
+    many = units > F.col("__most_units")
     dear = F.col("unit_price") > F.col("__highest_price")
     flag = F.coalesce(many, F.lit(False)) | F.coalesce(dear, F.lit(False))
-    return bounded.withColumn("is_outlier", flag)
+    return with_bounds(rows, values, ["delivered_on"], mads).withColumn("is_outlier", flag)
