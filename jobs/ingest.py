@@ -24,13 +24,14 @@ from nightmarket.log import logger, said, stage
 from nightmarket.protect.keys import Keyring
 from nightmarket.sources import intake, sql
 from nightmarket.sources.files import Inspected
+from nightmarket.sources.records import Layout
 
 
 def run(night: Night) -> list[Manifest]:
     log = logger("ingest")
     entities = _entities(night)
     keyring = Keyring.load(night.settings)
-    inspected: dict[tuple[str, str], Inspected] = {}
+    inspected: dict[tuple[str, Layout], Inspected] = {}
     with ExitStack() as stack:
         scratch = stack.enter_context(sql.Scratch.of(night.settings))
         with stage(log, "checked", nights=len(night.dates), datasets=len(entities)) as told:

@@ -27,12 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import pandas as pd  # at the top: Spark reads the type hints of its Python functions
-
-from nightmarket.shop import Settings, ShopError
-
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from nightmarket.shop import Settings
 
 _LEAST_BYTES = 16
 _NONCE_BYTES = 12
@@ -94,30 +90,6 @@ class Keyring:
         except (InvalidTag, binascii.Error, ValueError):
             raise KeyringError("the token was damaged or forged") from None
 
-    def pseudonym_column(self, col: Column, column_name: str) -> Column:
-        """`pseudonym(column_name, ·)` of a string column of a Spark frame; null stays null."""
-        from pyspark.sql.functions import pandas_udf
-
-        one = pseudonymiser(self, column_name)
-
-        def pseudonym(values: pd.Series) -> pd.Series:
-            known = {v: one(v) for v in values.dropna().unique()}
-            return values.map(known)
-
-        return pandas_udf(pseudonym, "string")(col)
-
-    def encrypt_column(self, col: Column, context: Column) -> Column:
-        """`encrypt(·, context)` of a string column of a Spark frame; null stays null."""
-        from pyspark.sql.functions import pandas_udf
-
-        one = encrypter(self)
-
-        def encrypt(values: pd.Series, contexts: pd.Series) -> pd.Series:
-            sealed = [None if pd.isna(v) else one(v, c) for v, c in zip(values, contexts, strict=True)]
-            return pd.Series(sealed, dtype="object")
-
-        return pandas_udf(encrypt, "string")(col, context)
-
 
 def pseudonymiser(keyring: Keyring, column: str) -> Callable[[str], str]:
     """A function that makes pseudonyms of one kind of column; it carries only that column's key."""
@@ -165,6 +137,8 @@ _NORMALISE: dict[str, Callable[[str], str]] = {"email": _mail, "phone": _phone, 
 
 
 def _secret(settings: Settings, name: str) -> bytes:
+    from nightmarket.shop import ShopError  # not at the top: Spark's workers import this module and need no settings
+
     raw = settings.secret(name)
     if re.fullmatch(rb"(?:[0-9a-fA-F]{2}){16,}", raw):
         raw = bytes.fromhex(raw.decode())

@@ -1,17 +1,12 @@
 """Mail addresses and telephone numbers in free text, replaced by `[mail]` and `[phone]`.
 
-The patterns are those that Java's and Python's regular expressions read alike, so Spark masks columns and tests or other
-callers mask strings with the same ones. They prefer to mask a long order number over letting a phone number through;
+The patterns prefer to mask a long order number over letting a phone number through;
 dates, prices and times are left alone.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pyspark.sql import Column
 
 _MAIL = r"[^\s@<>()\[\],;:\"]+ ?(?:@|[\[(] ?at ?[\])]) ?[^\s@<>()\[\],;:\"]+\.[^\W\d_]{2,}"
 _PHONE = "|".join((
@@ -30,12 +25,3 @@ def mask(text: str) -> str:
         text = re.sub(pattern, instead, text)
     return text
 
-
-def mask_column(col: Column) -> Column:
-    """The same for a string column of a Spark frame; null stays null."""
-    from pyspark.sql import functions as F
-
-    for pattern, instead in PATTERNS:
-        # (?U) lets Java's \w, \d and \b read letters of every script, as Python's do
-        col = F.regexp_replace(col, "(?U)" + pattern, instead)
-    return col

@@ -10,141 +10,179 @@
     long, int       the same, whole: 6 and 6.0 are, 6.5 is not
     boolean         true/false, t/f, yes/no, y/n, 1/0, in any case
     string          as it is
+
+Scalars are read by plain functions, columns by reading each distinct value once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+import re
+from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
-from nightmarket.contracts.model import Column as Described
+from nightmarket.contracts.model import Column
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
-    from pyspark.sql.types import DataType
+    import pyarrow as pa
 
-_TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
-_SIGNS = r"[\s\u00a0\u202f'’]|\p{Sc}"  # blanks that group thousands, Swiss apostrophes, every currency sign
-_ISO = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?)?\s?(Z|z|UTC|[+-]\d{2}(?::?\d{2})?)?$"
-_OFFSET = r"(Z|z|UTC|[+-]\d{2}(?::?\d{2})?)$"
-_ZONE_LETTERS = set("VzOXxZ")
-_INT_MAX, _LONG_MAX = 2**31 - 1, 2**63 - 1
-
-
-def is_blank(value: Column, kind: DataType) -> Column:
-    """Whether a delivered value says nothing: null, blank text, or NaN."""
-    from pyspark.sql import functions as F
-    from pyspark.sql.types import DoubleType, FloatType, StringType
-
-    if isinstance(kind, StringType):
-        return value.isNull() | (F.trim(value) == "")
-    if isinstance(kind, (DoubleType, FloatType)):
-        return value.isNull() | F.isnan(value)
-    return value.isNull()
+_TRUE, _FALSE = frozenset({"true", "t", "yes", "y", "1", "1.0"}), frozenset({"false", "f", "no", "n", "0", "0.0"})
+_ISO = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)"
+    r"(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?(?: ?(Z|z|UTC|[+-]\d\d(?::?\d\d)?))?)?", re.ASCII
+)
+_SECONDS = re.compile(r"-?\d{9,11}(?:\.\d+)?", re.ASCII)
+_MILLISECONDS = re.compile(r"-?\d{12,14}(?:\.0+)?", re.ASCII)
+_CODE = re.compile(r"^([(]?[+-]?)[A-Za-z]{3}(?=[\d.,+-])|(?<=[\d.,])[A-Za-z]{3}([)]?)$")
+_GROUPING = dict.fromkeys(map(ord, " \t\u00a0\u202f\u2009'’"))  # blanks that group thousands, Swiss apostrophes
+_SIGNS = re.compile(r"[$¢£¤¥֏؋৲৳૱௹฿៛\u20a0-\u20cf﷼﹩＄￠￡￥￦元円]")
+_POINT = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_COMMA = re.compile(r"[+-]?(?:(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d*)?|,\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_EXACT = Context(prec=400, rounding=ROUND_HALF_UP)  # wide enough that no digit is lost before the stated rounding
+_WHOLE_BOUNDS = {"long": (-(2**63), 2**63 - 1), "int": (-(2**31), 2**31 - 1)}
 
 
-def convert(
-    value: Column, kind: DataType, column: Described, zone: str, formats: Sequence[str] = (), decimal_comma: bool = False
-) -> Column:
-    """`value` of Spark type `kind` as the contract's type; null where it cannot be read (or is blank)."""
-    from pyspark.sql import functions as F
+def is_blank(value: Any) -> bool:
+    """Whether a delivered value says nothing."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
+
+def read_timestamp(value: Any, zone: ZoneInfo) -> datetime | None:
+    """An instant in UTC; None where `value` is none."""
+    if isinstance(value, datetime):
+        return _utc(value, zone)
+    if isinstance(value, date):
+        return _utc(datetime(value.year, value.month, value.day), zone)  # noqa: DTZ001 (the zone is given beside it)
+    if isinstance(value, bool):
+        return None
+    text = (format(Decimal(repr(value)), "f") if isinstance(value, float) and math.isfinite(value) else str(value)).strip()
+    try:
+        if match := _ISO.fullmatch(text):
+            year, month, day, hour, minute, second, fraction, offset = match.groups()
+            micros = int(fraction[:6].ljust(6, "0")) if fraction else 0
+            clock = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), micros)  # noqa: DTZ001
+            return _utc(clock if offset is None else clock.replace(tzinfo=_offset(offset)), zone)
+        if _SECONDS.fullmatch(text):
+            return _EPOCH + int(Decimal(text) * 1_000_000) * _MICROSECOND
+        if _MILLISECONDS.fullmatch(text):
+            return _EPOCH + int(Decimal(text) * 1_000) * _MICROSECOND
+    except (ValueError, OverflowError):
+        return None
+    return None
+
+
+def _utc(value: datetime, zone: ZoneInfo) -> datetime | None:
+    try:
+        return (value if value.tzinfo else value.replace(tzinfo=zone)).astimezone(timezone.utc)
+    except OverflowError:
+        return None
+
+
+def _offset(text: str) -> timezone:
+    if text in ("Z", "z", "UTC"):
+        return timezone.utc
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    ahead = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return timezone(-ahead if text[0] == "-" else ahead)
+
+
+def read_number(value: Any, decimal_comma: bool = False) -> Decimal | None:
+    """The exact number that was written; None where `value` is none, or not finite."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, Decimal)):
+        return Decimal(value)
+    if isinstance(value, float):
+        return Decimal(repr(value)) if math.isfinite(value) else None
+    if not isinstance(value, str):
+        return None
+    text = _SIGNS.sub("", value).translate(_GROUPING).strip()
+    text = _CODE.sub(r"\1\2", text)
+    if text.startswith("(") and text.endswith(")"):
+        text = "-" + text[1:-1]
+    elif text.endswith("-"):
+        text = "-" + text[:-1]
+    if not (_COMMA if decimal_comma else _POINT).fullmatch(text):
+        return None
+    return Decimal(text.replace(".", "").replace(",", ".") if decimal_comma else text.replace(",", ""))
+
+
+def read_decimal(value: Any, precision: int, scale: int, decimal_comma: bool = False) -> Decimal | None:
+    """The number rounded half up to `scale` digits; None where it is none or needs more than `precision` digits."""
+    number = read_number(value, decimal_comma)
+    if number is None or number.adjusted() > precision:
+        return None
+    try:
+        rounded = number.quantize(Decimal(1).scaleb(-scale), context=_EXACT)
+    except InvalidOperation:
+        return None
+    return rounded if len(rounded.as_tuple().digits) <= precision or rounded == 0 else None
+
+
+def read_whole(value: Any, kind: str, decimal_comma: bool = False) -> int | None:
+    """A whole number within the bounds of `kind` (long or int); None where it is none."""
+    number = read_number(value, decimal_comma)
+    if number is None or number.adjusted() > 20 or number != number.to_integral_value(context=_EXACT):
+        return None
+    low, high = _WHOLE_BOUNDS[kind]
+    return whole if low <= (whole := int(number)) <= high else None
+
+
+def read_boolean(value: Any) -> bool | None:
+    """True or False; None where `value` says neither."""
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    return True if text in _TRUE else False if text in _FALSE else None
+
+
+def read_string(value: Any) -> str:
+    """Text as it is; other types as they are written in ISO 8601, JSON or decimal notation."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def reader(column: Column, zone: ZoneInfo, decimal_comma: bool) -> Callable[[Any], Any]:
+    """The function that reads one value as the contract's column; it returns None for what cannot be read."""
     if column.type == "timestamp":
-        read = _timestamp(value, kind, zone, formats)
-    elif column.type.startswith("decimal"):
-        read = _number(value, kind, decimal_comma, column.type)
-    elif column.type in ("long", "int"):
-        read = _whole(value, kind, decimal_comma, column.type)
-    elif column.type == "boolean":
-        read = _boolean(value, kind)
-    elif column.type == "string":
-        read = value.cast("string")
-    else:
-        raise ValueError(f"{column.name}: no delivery can be read as {column.type}")
-    return F.when(~is_blank(value, kind), read)
+        return lambda v: read_timestamp(v, zone)
+    if column.type.startswith("decimal"):
+        precision, scale = (int(n) for n in column.type[8:-1].split(","))
+        return lambda v: read_decimal(v, precision, scale, decimal_comma)
+    if column.type in _WHOLE_BOUNDS:
+        return lambda v: read_whole(v, column.type, decimal_comma)
+    if column.type == "boolean":
+        return read_boolean
+    if column.type == "string":
+        return read_string
+    raise ValueError(f"{column.name}: no delivery can be read as {column.type}")
 
 
-def local_date(value: Column, zone: str) -> Column:
-    """The day of an instant in the shop's zone."""
-    from pyspark.sql import functions as F
+def convert(values: pa.Array, read: Callable[[Any], Any], wanted: pa.DataType) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """A column read value by distinct value: what was read (null where blank or unreadable), which were blank, which
+    were not blank and could not be read."""
+    import pyarrow as pa
 
-    return F.to_date(F.from_utc_timestamp(value, zone))
-
-
-def _timestamp(value: Column, kind: DataType, zone: str, formats: Sequence[str]) -> Column:
-    from pyspark.sql import functions as F
-    from pyspark.sql import types as t
-
-    if isinstance(kind, t.TimestampType):
-        return value
-    if isinstance(kind, (t.TimestampNTZType, t.DateType)):
-        return F.to_utc_timestamp(value.cast("timestamp"), zone)  # the session's zone is UTC: the cast keeps the clock
-    text = F.trim(value.cast("decimal(38,6)").cast("string") if _is_number(kind) else value.cast("string"))
-    seconds = F.when(text.rlike(r"^-?\d{9,11}(?:\.\d+)?$"), text.cast("decimal(38,6)"))
-    seconds = seconds.when(text.rlike(r"^-?\d{12,14}(?:\.0+)?$"), text.cast("decimal(38,6)") / 1000)
-    since_1970 = F.timestamp_micros((seconds * 1_000_000).cast("long"))
-    clock = F.regexp_replace(F.regexp_replace(F.regexp_replace(text, r"\s?" + _OFFSET, ""), "T", " "), ",", ".")
-    offset = F.regexp_extract(text, _OFFSET, 1)
-    offset = F.when(offset.isin("", "Z", "z", "UTC"), "+00:00").otherwise(
-        F.regexp_replace(F.regexp_replace(offset, r"^([+-]\d{2})$", "$1:00"), r"^([+-]\d{2})(\d{2})$", "$1:$2")
+    coded = values.dictionary_encode() if not pa.types.is_dictionary(values.type) else values
+    distinct = coded.dictionary.to_pylist()
+    blank = [is_blank(v) for v in distinct]
+    found = [None if b else read(v) for v, b in zip(distinct, blank, strict=True)]
+    bad = [not b and f is None for b, f in zip(blank, found, strict=True)]
+    at = coded.indices
+    return (
+        pa.array(found, wanted).take(at),
+        pa.array(blank, pa.bool_()).take(at).fill_null(True),
+        pa.array(bad, pa.bool_()).take(at).fill_null(False),
     )
-    absolute = F.concat(F.regexp_replace(clock, r"^(\S{10})$", "$1 00:00:00"), offset).cast("timestamp")
-    # a date alone ends in what looks like an offset (-02): an offset only counts behind a time
-    has_offset = text.rlike(r"^\d{4}-\d{2}-\d{2}[T ].*" + _OFFSET)
-    iso = F.when(has_offset, absolute).otherwise(
-        F.to_utc_timestamp(F.regexp_replace(F.regexp_replace(text, "T", " "), ",", ".").cast("timestamp"), zone)
-    )
-    tries = []
-    for pattern in formats:
-        parsed = F.try_to_timestamp(text, F.lit(pattern))
-        tries.append(parsed if _has_zone(pattern) else F.to_utc_timestamp(parsed, zone))
-    return F.coalesce(*tries, F.when(seconds.isNotNull(), since_1970).when(text.rlike(_ISO), iso))
-
-
-def _has_zone(pattern: str) -> bool:
-    outside = "".join(pattern.split("'")[::2])  # quoted text is literal
-    return bool(_ZONE_LETTERS & set(outside))
-
-
-def _is_number(kind: DataType) -> bool:
-    from pyspark.sql.types import NumericType
-
-    return isinstance(kind, NumericType)
-
-
-def _number_text(value: Column, decimal_comma: bool) -> Column:
-    """A number's text in the one spelling that a cast reads; null where it is no number."""
-    from pyspark.sql import functions as F
-
-    text = F.regexp_replace(F.trim(value.cast("string")), _SIGNS, "")
-    text = F.regexp_replace(text, r"^(\(?[+-]?)[A-Za-z]{3}(?=[\d.,+-])|(?<=[\d.,])[A-Za-z]{3}(\)?)$", "$1$2")
-    text = F.regexp_replace(text, r"^\((.+)\)$", "-$1")
-    text = F.regexp_replace(text, r"^(.*\d.*)-$", "-$1")
-    point, comma = (",", r"\.") if decimal_comma else (r"\.", ",")
-    shape = rf"^[+-]?(?:(?:\d{{1,3}}(?:{comma}\d{{3}})+|\d+)(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d{{1,3}})?$"
-    plain = F.regexp_replace(text, comma, "")
-    return F.when(text.rlike(shape), F.regexp_replace(plain, ",", ".") if decimal_comma else plain)
-
-
-def _number(value: Column, kind: DataType, decimal_comma: bool, wanted: str) -> Column:
-    from pyspark.sql.types import StringType
-
-    return (_number_text(value, decimal_comma) if isinstance(kind, StringType) else value).cast(wanted)
-
-
-def _whole(value: Column, kind: DataType, decimal_comma: bool, wanted: str) -> Column:
-    from pyspark.sql import functions as F
-
-    number = _number(value, kind, decimal_comma, "decimal(38,10)")
-    most = _LONG_MAX if wanted == "long" else _INT_MAX
-    return F.when((number == F.floor(number)) & (F.abs(number) <= F.lit(str(most)).cast("decimal(38,10)")), number.cast(wanted))
-
-
-def _boolean(value: Column, kind: DataType) -> Column:
-    from pyspark.sql import functions as F
-    from pyspark.sql.types import BooleanType
-
-    if isinstance(kind, BooleanType):
-        return value
-    text = F.lower(F.trim(value.cast("string")))
-    return F.when(text.isin(*_TRUE), F.lit(True)).when(text.isin(*_FALSE), F.lit(False))

@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from nightmarket.command import Night
 from nightmarket.contracts import Dataset, raw_of
-from nightmarket.contracts.model import Column as Described
 from nightmarket.lake import Input, LakeError, Manifest, Writer, code_version
 from nightmarket.log import said
 from nightmarket.protect.keys import Keyring
 from nightmarket.shop import FilesSource, ShopError, SqlSource
-from nightmarket.sources import casts, delivery, files, mapping, sql
+from nightmarket.sources import delivery, files, mapping, records, sql
+from nightmarket.sources.files import Inspected
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_PARQUET = FilesSource(kind="files", path="", pattern="{date}", format="parquet")
-"""How the staged rows of a database are read."""
 
 
 class DeliveryChanged(LakeError):
@@ -45,7 +43,7 @@ class Intake:
     settings: str
     """Digest of what decides the rows: mapping, source, time zone, and the key of the pseudonyms."""
     found: delivery.Delivery
-    files: dict[date, list[files.Inspected]]
+    files: dict[date, list[Inspected]]
     stale: list[date]
     """Nights that have to be made; the others are current."""
     manifests: dict[date, Manifest]
@@ -58,10 +56,11 @@ class Intake:
         return self.contract.name
 
     @property
-    def reading(self) -> FilesSource:
-        return self.source if isinstance(self.source, FilesSource) else _PARQUET
+    def layout(self) -> records.Layout:
+        """How the files are written; rows of a database are staged as Parquet."""
+        return files.layout_of(self.source) if isinstance(self.source, FilesSource) else records.Layout("parquet")
 
-    def chosen(self) -> list[files.Inspected]:
+    def chosen(self) -> list[Inspected]:
         """The files of the nights that have to be made, each once."""
         return list({f.name: f for n in self.stale for f in self.files[n]}.values())
 
@@ -70,7 +69,7 @@ class Intake:
 
 
 def prepare(
-    night: Night, entity: str, keyring: Keyring, inspected: dict[tuple[str, str], files.Inspected], scratch: sql.Scratch
+    night: Night, entity: str, keyring: Keyring, inspected: dict[tuple[str, records.Layout], Inspected], scratch: sql.Scratch
 ) -> Intake:
     """Finds, checks and digests what was delivered. `inspected` is shared by datasets that read the same files.
 
@@ -83,15 +82,15 @@ def prepare(
         found, whole = sql.fetch(night, described.source, source, contract, scratch)
     else:
         _known_encoding(night, described.source, source)
-        folder = night.settings.resolve(source.path)
+        folder, layout = night.settings.resolve(source.path), files.layout_of(source)
         found = delivery.find(entity, source, folder, night.dates, night.lake, contract, shop.clean.late_days)
         whole = {}
         for day, dropped in found.files.items():
             whole[day] = []
             for file in dropped:
-                key = (str(file.path), json.dumps([source.format, source.delimiter, source.encoding]))
+                key = (str(file.path), layout)
                 if key not in inspected:
-                    inspected[key] = files.inspect(file.path, file.name, source)
+                    inspected[key] = files.inspect(file.path, file.name, layout)
                 whole[day].append(inspected[key])
     made = Intake(contract, source, _settings_digest(night, entity, keyring), found, whole, [], {})
     for day in night.dates:
@@ -133,16 +132,16 @@ def frame(spark: SparkSession, night: Night, made: Intake, keyring: Keyring) -> 
     by_file = {f.name: [n for n in made.stale if f in made.files[n]] for f in chosen}
     source = made.source
     if isinstance(source, FilesSource) and source.slice_by:
-        rows = files.read(spark, [(f, None) for f in chosen], made.reading)
+        rows = files.read(spark, [(f, None) for f in chosen], made.layout)
         rows = _sliced(rows, night, made, source.slice_by)
     elif all(len(nights) == 1 for nights in by_file.values()):
-        rows = files.read(spark, [(f, by_file[f.name][0]) for f in chosen], made.reading)
+        rows = files.read(spark, [(f, by_file[f.name][0]) for f in chosen], made.layout)
     else:  # a snapshot that several nights take: read once, repeated
         from pyspark.sql import functions as F
 
-        rows = files.read(spark, [(f, None) for f in chosen], made.reading)
+        rows = files.read(spark, [(f, None) for f in chosen], made.layout)
         taken = F.array(*[F.lit(n) for n in made.stale if made.files[n]])
-        rows = rows.withColumn(files.NIGHT, F.explode(taken))
+        rows = rows.withColumn(records.NIGHT, F.explode(taken))
     return mapping.typed(rows, resolved, keyring)
 
 
@@ -156,18 +155,17 @@ def _sliced(rows: DataFrame, night: Night, made: Intake, slice_by: str) -> DataF
     own = {c.casefold(): c for c in rows.columns}
     try:
         value = F.col(f"`{own[slice_by.casefold()]}`") if slice_by.casefold() in own else F.expr(slice_by)
-        kind = rows.select(value.alias("v")).schema["v"].dataType
+        rows.select(value).schema  # noqa: B018 (a Connect client resolves only when asked)
     except AnalysisException:
-        there = ", ".join(c for c in rows.columns if c not in files.READING_COLUMNS)
+        there = ", ".join(c for c in rows.columns if c not in records.READING_COLUMNS)
         raise ShopError(settings.file, [f"{at}: {slice_by!r} cannot be found or read; there are {there}"]) from None
     described = settings.shop.datasets[made.entity]
     zone = settings.shop.time_zone
-    instant = casts.convert(value, kind, Described(slice_by, "timestamp", ""), zone, described.timestamp_formats)
-    rows = rows.withColumn(files.NIGHT, casts.local_date(instant, zone))
-    first, undated = rows.agg(F.min(files.NIGHT), F.count(F.when(F.col(files.NIGHT).isNull(), 1))).first() or (None, 0)
+    rows = rows.withColumn(records.NIGHT, mapping.day_of(value, zone, described.timestamp_formats))
+    first, undated = rows.agg(F.min(records.NIGHT), F.count(F.when(F.col(records.NIGHT).isNull(), 1))).first() or (None, 0)
     if undated:
-        rows = rows.withColumn(files.NIGHT, F.coalesce(F.col(files.NIGHT), F.lit(first or min(made.stale))))
-    return rows.where(F.col(files.NIGHT).isin(*made.stale))
+        rows = rows.withColumn(records.NIGHT, F.coalesce(F.col(records.NIGHT), F.lit(first or min(made.stale))))
+    return rows.where(F.col(records.NIGHT).isin(*made.stale))
 
 
 def stage(writer: Writer, rows: DataFrame, made: Intake) -> None:
@@ -185,7 +183,7 @@ def stage(writer: Writer, rows: DataFrame, made: Intake) -> None:
             made.rows_in[account["delivered_on"]] = account["rows"]
             made.sums[account["delivered_on"]] = _sums(contract, account.asDict())
         rejected = rows.where(~good).select(
-            F.col(f"{mapping.REASON}.reason").alias("reason"), F.col(f"{mapping.REASON}.detail").alias("detail"),
+            F.col(mapping.REASON).alias("reason"), F.col(records.DETAIL).alias("detail"),
             "source_file", "source_row", "delivered_on", F.col(mapping.RECORD).alias("record"),
         )
         writer.stage_spark(rows.where(good).select(*contract.column_names), quarantine=rejected)

@@ -8,22 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from nightmarket.command import Refused
 from nightmarket.contracts import Dataset
 from nightmarket.protect.keys import Keyring
-from nightmarket.protect.masking import mask_column
 from nightmarket.shop import Mapping as Mapped
 from nightmarket.shop import Settings, ShopError
 from nightmarket.sources import casts
-from nightmarket.sources.files import BAD, DETAIL, FILE, LINE, NIGHT, READING_COLUMNS, ROW
+from nightmarket.sources.records import BAD, DETAIL, FILE, LINE, NIGHT, READING_COLUMNS, ROW
+from nightmarket.sources.typed import REASON, RECORD, typing
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
-
-REASON, RECORD = "__reason", "__record"
-LINEAGE = ("delivered_on", "source_file", "source_row")
 
 _UNSTEADY = re.compile(
     r"\b(rand|randn|random|uuid|shuffle|now|current_timestamp|current_date|current_time|localtimestamp|curdate"
@@ -107,13 +106,13 @@ def plan(
                 raise Refused(f"{', '.join(sorted(headers)[:3])}: no column {error.column!r}, which {where}.{what} needs; there are "
                               f"{there}. Deliver the column, or change {where}.{what} in {settings.file.name}") from None
     everything = {c.casefold() for c in types}
-    kinds: dict[frozenset[str], list[str]] = {}
+    alike: dict[frozenset[str], list[str]] = {}
     for file, header in headers.items():
-        kinds.setdefault(frozenset(c.casefold() for c in header), []).append(file)
-    for header, files in kinds.items():
-        if header >= everything:
+        alike.setdefault(frozenset(c.casefold() for c in header), []).append(file)
+    for folded, files in alike.items():
+        if folded >= everything:
             continue
-        poorer = _empty(spark, {c: t for c, t in types.items() if c.casefold() in header})
+        poorer = _empty(spark, {c: t for c, t in types.items() if c.casefold() in folded})
         for name, expression in mapping.columns.items():
             if name in absent:
                 continue
@@ -156,9 +155,10 @@ def _first_line(error: Exception) -> str:
 
 def typed(frame: DataFrame, made: MappingPlan, keyring: Keyring) -> DataFrame:
     """One row for each delivered record (after `where` and `group_by`): the contract's columns, typed and protected,
-    `__reason` (struct of reason and detail; null where the row is good) and `__record` (encrypted; null where it is good).
+    `__reason` and `__detail` (null where the row is good) and `__record` (encrypted; null where it is good).
 
-    A record that could not be split keeps its raw text as the record; any other its source columns as JSON.
+    A record that could not be split keeps its raw text as the record, any other its source columns (or, grouped, what
+    they were grouped to) as JSON. Of several reasons the first in the contract's order of columns counts.
     """
     from pyspark.sql import functions as F
 
@@ -173,77 +173,53 @@ def typed(frame: DataFrame, made: MappingPlan, keyring: Keyring) -> DataFrame:
         alone = F.when(malformed, F.struct(FILE, ROW)).alias("__alone")
         groups = [F.expr(k).alias(f"__group_{i}") for i, k in enumerate(mapping.group_by)]
         first = F.min(F.struct(F.col(FILE), F.col(ROW))).alias("__first")
-        frame = frame.groupBy(NIGHT, alone, *groups).agg(
-            *mapped, first, *(F.min(c).alias(c) for c in (BAD, DETAIL, LINE))
-        )
-        frame = frame.withColumn(FILE, F.col("__first")[FILE]).withColumn(ROW, F.col("__first")[ROW])
-        raw = F.to_json(F.struct(*[F.col(f"m_{c}").alias(c) for c in made.columns]))
+        told = [F.min(c).alias(c) for c in (BAD, DETAIL, LINE)]
+        grouped = frame.groupBy(NIGHT, alone, *groups).agg(*mapped, first, *told)
+        beside = [F.col(NIGHT), F.col("__first")[FILE].alias(FILE), F.col("__first")[ROW].alias(ROW), *map(F.col, (BAD, DETAIL, LINE))]
+        ready = grouped.select(*beside, *[F.col(f"m_{c}") for c in made.columns])
     else:
-        raw = F.col("__raw")
-        frame = frame.select(*[F.col(c) for c in READING_COLUMNS], *mapped,
-                             F.to_json(F.struct(*[F.col(_quoted(c)) for c in source])).alias("__raw"))
-    kinds = {f.name: f.dataType for f in frame.schema.fields}
-    required = {*contract.required, *(c.name for c in contract.columns if not c.nullable)} & set(made.mapping.columns)
-
-    values: dict[str, Column] = {}
-    problems: list[Column] = [F.when(F.col(BAD).isNotNull(), F.struct(F.col(BAD).alias("reason"), F.col(DETAIL).alias("detail")))]
-    for column in contract.columns:
-        name = column.name
-        if name in LINEAGE:
-            continue
-        if name not in made.columns:
-            values[name] = _unmapped(name).cast(column.type)
-            continue
-        given, kind = F.col(f"m_{name}"), kinds[f"m_{name}"]
-        read = casts.convert(given, kind, column, made.zone, mapping.timestamp_formats, mapping.decimal_comma)
-        values[name] = read
-        blank = casts.is_blank(given, kind)
-        problems.append(F.when(~blank & read.isNull(), _problem(f"bad_{name}", f"{name}: cannot be read as {column.type}")))
-        if name in required:
-            problems.append(F.when(blank, _problem(f"missing_{name}", f"{name}: required and blank")))
-    typed_frame = frame.select(
-        *[v.alias(n) for n, v in values.items()],
-        F.col(NIGHT).alias("delivered_on"), F.col(FILE).alias("source_file"), F.col(ROW).alias("source_row"),
-        F.coalesce(*problems).alias(REASON), F.coalesce(F.col(LINE), raw).alias(RECORD),
-    )
-    return _protected(typed_frame, contract, made.columns, keyring)
+        raw = [F.col(_quoted(c)).alias(f"r_{i}") for i, c in enumerate(source)]
+        ready = frame.select(*[F.col(c) for c in READING_COLUMNS], *mapped, *raw)
+    kinds = {f.name: f.dataType.typeName() for f in ready.schema.fields}
+    plain = [F.to_json(F.col(c)).alias(c) if kinds[c] in ("array", "map", "struct", "variant") else F.col(c) for c in ready.columns]
+    shaped = [
+        F.coalesce(*[_formatted(F.col(f"m_{c.name}"), p, made.zone) for p in mapping.timestamp_formats]).alias(f"f_{c.name}")
+        for c in contract.columns
+        if mapping.timestamp_formats and c.type == "timestamp" and kinds.get(f"m_{c.name}") == "string"
+    ]
+    names = [f"m_{c}" for c in made.columns] if mapping.group_by else [f"r_{i}" for i in range(len(source))]
+    titles = list(made.columns) if mapping.group_by else source
+    task = typing(contract, tuple(made.columns), dict(zip(names, titles, strict=True)), keyring, made.zone, mapping.decimal_comma)
+    schema = f"{contract.ddl()}, `{REASON}` string, `{DETAIL}` string, `{RECORD}` string"
+    return ready.select(*plain, *shaped).mapInArrow(task, schema)
 
 
 def _quoted(name: str) -> str:
     return f"`{name.replace('`', '``')}`"
 
 
-def _problem(reason: str, detail: str) -> Column:
+_ZONE_LETTERS = set("VzOXxZ")
+
+
+def _formatted(value: Column, pattern: str, zone: str) -> Column:
+    """Text in one of the shop's own timestamp formats as an instant; null where it is in another."""
     from pyspark.sql import functions as F
 
-    return F.struct(F.lit(reason).alias("reason"), F.lit(detail).alias("detail"))
+    parsed = F.try_to_timestamp(F.trim(value), F.lit(pattern))
+    outside_quotes = "".join(pattern.split("'")[::2])
+    return parsed if _ZONE_LETTERS & set(outside_quotes) else F.to_utc_timestamp(parsed, zone)
 
 
-def _unmapped(name: str) -> Column:
-    """What a column holds that the shop does not map: an event's key is made from its file and row, a quantity is one."""
+def day_of(value: Column, zone: str, formats: Sequence[str]) -> Column:
+    """The day of a timestamp of any kind in the shop's zone; null where it cannot be read."""
     from pyspark.sql import functions as F
 
-    if name == "event_id":
-        return F.substring(F.sha2(F.concat_ws("\0", F.col(FILE), F.col(ROW).cast("string")), 256), 1, 32)
-    if name == "quantity":
-        return F.lit(1)
-    return F.lit(None)
+    readers = [_formatted(value.cast("string"), pattern, zone) for pattern in formats]
 
+    @F.udf("date", useArrow=False)
+    def day(given: Any) -> date | None:
+        own = ZoneInfo(zone)
+        instant = None if casts.is_blank(given) else casts.read_timestamp(given, own)
+        return instant.astimezone(own).date() if instant else None
 
-def _protected(frame: DataFrame, contract: Dataset, mapped: Iterable[str], keyring: Keyring) -> DataFrame:
-    """Personal columns pseudonymised, encrypted or masked; records of rejected rows encrypted, of good rows dropped."""
-    from pyspark.sql import functions as F
-
-    chosen = []
-    for column in contract.columns:
-        value = F.col(column.name)
-        if column.name in mapped and column.personal == "pseudonym":
-            value = keyring.pseudonym_column(value, column.name)
-        elif column.name in mapped and column.personal == "encrypt":
-            value = keyring.encrypt_column(value, F.lit(f"{contract.name}.{column.name}"))
-        elif column.name in mapped and column.personal == "free_text":
-            value = mask_column(value)
-        chosen.append(value.alias(column.name))
-    at = F.concat_ws("\0", F.lit(contract.name), F.col("source_file"), F.col("source_row").cast("string"))
-    record = F.when(F.col(REASON).isNotNull(), F.coalesce(F.col(RECORD), F.lit("")))
-    return frame.select(*chosen, F.col(REASON), keyring.encrypt_column(record, at).alias(RECORD))
+    return F.coalesce(*[F.to_date(F.from_utc_timestamp(r, zone)) for r in readers], day(value))
