@@ -11,12 +11,13 @@ and what it planted in them to _truth/2026-01-05.parquet, which only tests read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from nightmarket.command import UsageError
@@ -25,14 +26,18 @@ from nightmarket.shop import Settings
 from nightmarket.sources.demo import tables
 from nightmarket.sources.demo.dirt import Night, soil
 from nightmarket.sources.demo.draw import generator
-from nightmarket.sources.demo.files import Write, replacing, write_csv, write_jsonl, write_parquet
+from nightmarket.sources.demo.files import Csv, JsonLines, Parquet, Sink, replacing
 from nightmarket.sources.demo.truth import Truth
 from nightmarket.sources.demo.world import World
 
-FILES = {
-    "events": "events/{date}.csv.gz", "items": "items/{date}.csv", "users": "users/{date}.jsonl.gz",
-    "orders": "orders/{date}.parquet", "reviews": "reviews/{date}.jsonl",
+FILES: dict[str, tuple[str, Callable[[Path, str, pa.Schema], Sink], pa.Schema]] = {
+    "events": ("events/{date}.csv.gz", Csv, tables.EVENTS),
+    "items": ("items/{date}.csv", Csv, tables.ITEMS),
+    "users": ("users/{date}.jsonl.gz", JsonLines, tables.USERS),
+    "orders": ("orders/{date}.parquet", Parquet, tables.ORDERS),
+    "reviews": ("reviews/{date}.jsonl", JsonLines, tables.REVIEWS),
 }
+"""Name below the landing folder, format and columns of each entity's file."""
 TRUTH = "_truth/{date}.parquet"
 
 
@@ -69,27 +74,18 @@ def check(settings: Settings, dates: Sequence[date]) -> tuple[World, float]:
 
 def _day(world: World, dirt: float, landing: Path, day_date: date) -> Delivery:
     day = world.day(day_date)
-    rows: dict[str, int] = {}
-    with replacing(landing / TRUTH.format(date=day_date)) as truth_file:
-        truth = Truth(truth_file)
-        for entity, chunks, schema, write in _entities(world, day, truth):
-            with replacing(landing / FILES[entity].format(date=day_date)) as file:
-                rows[entity] = write(file, _soiled(world, day, entity, chunks, dirt, truth), schema)
-        truth.close()
-    return Delivery(day_date, rows, tuple(landing / f.format(date=day_date) for f in FILES.values()))
-
-
-def _entities(world: World, day: int, truth: Truth) -> Iterator[tuple[str, Iterable[pa.Table], pa.Schema, Write]]:
-    yield "events", tables.events(world, day, truth), tables.EVENTS, write_csv
-    yield "items", iter([tables.items(world, day)]), tables.ITEMS, write_csv
-    yield "users", tables.users(world, day, truth), tables.USERS, write_jsonl
-    yield "orders", tables.orders(world, day, truth), tables.ORDERS, write_parquet
-    yield "reviews", iter([tables.reviews(world, day, truth)]), tables.REVIEWS, write_jsonl
-
-
-def _soiled(world: World, day: int, entity: str, chunks: Iterable[pa.Table], dirt: float, truth: Truth) -> Iterator[pa.Table]:
-    today = world.on(day)
-    night = Night(world.zone_info, datetime(today.year, today.month, today.day, 12, tzinfo=timezone.utc))
-    for n, chunk in enumerate(chunks):
-        rng: np.random.Generator = generator(world.seed, f"dirt {entity}", day, n)
-        yield soil(entity, chunk, rng, dirt, night, truth)
+    night = Night(world.zone_info, datetime(day_date.year, day_date.month, day_date.day, 12, tzinfo=timezone.utc))
+    targets = {entity: landing / name.format(date=day_date) for entity, (name, _, _) in FILES.items()}
+    with ExitStack() as open_files:
+        truth = Truth(open_files.enter_context(replacing(landing / TRUTH.format(date=day_date))))
+        open_files.callback(truth.close)
+        sinks: dict[str, Sink] = {}
+        for entity, (name, sink, schema) in FILES.items():
+            sinks[entity] = sink(open_files.enter_context(replacing(targets[entity])), name, schema)
+            open_files.callback(sinks[entity].close)
+        chunks: Counter[str] = Counter()
+        for entity, chunk in tables.delivered(world, day, truth):
+            rng = generator(world.seed, f"dirt {entity}", day, chunks[entity])
+            sinks[entity].write(soil(entity, chunk, rng, dirt, night, truth))
+            chunks[entity] += 1
+    return Delivery(day_date, {e: s.rows for e, s in sinks.items()}, tuple(f for e, f in targets.items() if f.exists()))

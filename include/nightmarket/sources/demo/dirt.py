@@ -36,11 +36,15 @@ Spoil = Callable[[Row, float, Night], "Row | None"]
 """(row, a draw in [0, 1), night) -> a row to deliver in addition, or None."""
 
 
+def _any(row: Row) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Kind:
     name: str
     spoil: Spoil
-    only: Callable[[Row], bool] = lambda row: True
+    only: Callable[[Row], bool] = _any
 
 
 def soil(entity: str, table: pa.Table, rng: np.random.Generator, share: float, night: Night, truth: Truth) -> pa.Table:
@@ -49,11 +53,16 @@ def soil(entity: str, table: pa.Table, rng: np.random.Generator, share: float, n
     if not len(dirty):
         return table
     kinds, key = KINDS[entity], table.column_names[0]
+    conditions = list(dict.fromkeys(k.only for k in kinds))
+    allowed_when: dict[tuple[bool, ...], list[Kind]] = {}
     before = table.take(pa.array(dirty)).to_pylist()
     draws = rng.random((len(dirty), 2))
     after, added, names, keys = [], [], [], []
     for n, row in enumerate(before):
-        allowed = [k for k in kinds if k.only(row)]
+        holds = tuple(condition(row) for condition in conditions)
+        allowed = allowed_when.get(holds)
+        if allowed is None:
+            allowed = allowed_when[holds] = [k for k in kinds if holds[conditions.index(k.only)]]
         kind = allowed[int(draws[n, 0] * len(allowed))]
         spoiled = dict(row)
         extra = kind.spoil(spoiled, float(draws[n, 1]), night)
@@ -88,8 +97,8 @@ def _text(column: str, change: Callable[[str, float], str]) -> Spoil:
     return spoil
 
 
-def _has(column: str) -> Callable[[Row], bool]:
-    return lambda row: row[column] is not None
+def _known(row: Row) -> bool:
+    return row["customer"] is not None
 
 
 def _mojibake(text: str, u: float) -> str:
@@ -263,8 +272,8 @@ KINDS: dict[str, tuple[Kind, ...]] = {
         Kind("future_clock", _moved("occurred_at", _ahead)),  # rejected
         Kind("too_old", _moved("occurred_at", _ancient)),  # rejected
         Kind("unknown_item", _put("sku", "SKU-990001", "SKU-990002", "SKU-999999")),  # kept; the gate counts it
-        Kind("unknown_user", _put("customer", "C99000001", "C99000002"), _has("customer")),  # kept; the gate counts it
-        Kind("missing_user", _put("customer", None, "", "  "), _has("customer")),  # kept as a stranger
+        Kind("unknown_user", _put("customer", "C99000001", "C99000002"), _known),  # kept; the gate counts it
+        Kind("missing_user", _put("customer", None, "", "  "), _known),  # kept as a stranger
         Kind("not_a_product", _line, _bought),  # rejected
         Kind("negative_quantity", _taken_back, _bought),  # becomes a return
         Kind("zero_price", _put("price", "0", "0.00"), _bought),  # as cleaning's rule says

@@ -91,7 +91,11 @@ def hexed(prefix: str, values: np.ndarray) -> pa.StringArray:
 
 def moments(seconds: np.ndarray) -> pa.StringArray:
     """Seconds since 1970 UTC as 2026-01-05T10:12:33Z."""
-    import pyarrow.compute as pc
-
-    texts = pa.array(seconds.astype(np.int64)).cast(pa.timestamp("s", tz="UTC")).cast(pa.string())
-    return pc.utf8_replace_slice(texts, 10, 11, "T")
+    day, second = np.divmod(np.asarray(seconds, dtype=np.int64), 86_400)
+    dates, place = np.unique(day, return_inverse=True)
+    texts = b"".join(f"{d}T00:00:00Z".encode("ascii") for d in dates.astype("datetime64[D]").tolist())
+    matrix = np.frombuffer(texts, dtype=np.uint8).reshape(len(dates), 20)[place]
+    for at, part in ((11, second // 3600), (14, second // 60 % 60), (17, second % 60)):
+        matrix[:, at] += (part // 10).astype(np.uint8)
+        matrix[:, at + 1] += (part % 10).astype(np.uint8)
+    return _strings(matrix)

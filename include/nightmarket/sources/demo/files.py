@@ -6,7 +6,7 @@ import filecmp
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -14,9 +14,6 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-
-Write = Callable[[Path, Iterable[pa.Table], pa.Schema], int]
-"""(file, chunks, schema) -> rows written. The same chunks give the same bytes."""
 
 
 @contextmanager
@@ -41,44 +38,79 @@ def replacing(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _gzipped(path: Path) -> Iterator[IO[bytes]]:
-    # no name and no time in the header: the same rows are the same bytes; level 1, as speed matters more than disk here
-    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as out:
-        yield out  # type: ignore[misc]
+class Sink:
+    """A file of one format, written chunk by chunk. The same chunks give the same bytes."""
 
-
-def write_csv(path: Path, chunks: Iterable[pa.Table], schema: pa.Schema) -> int:
-    """CSV with a header, also where there is no row; gzip where the name says so."""
-    with _gzipped(path) if ".gz" in path.suffixes else path.open("wb") as out:
-        pacsv.write_csv(schema.empty_table(), out)
-        rows = 0
-        for chunk in chunks:
-            buffer = pa.BufferOutputStream()
-            pacsv.write_csv(chunk, buffer, pacsv.WriteOptions(include_header=False))
-            out.write(buffer.getvalue())
-            rows += chunk.num_rows
-    return rows
-
-
-def write_jsonl(path: Path, chunks: Iterable[pa.Table], schema: pa.Schema) -> int:
-    """One JSON object a line, in UTF-8."""
-    with _gzipped(path) if ".gz" in path.suffixes else path.open("wb") as out:
-        rows = 0
-        for chunk in chunks:
-            lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in chunk.to_pylist()]
-            out.write("".join(f"{line}\n" for line in lines).encode())
-            rows += chunk.num_rows
-    if not rows:
-        path.unlink()  # no header tells a file without rows from a broken one: no file then
-    return rows
-
-
-def write_parquet(path: Path, chunks: Iterable[pa.Table], schema: pa.Schema) -> int:
-    """One row group a chunk."""
     rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as out:
-        for chunk in chunks:
-            out.write_table(chunk)
-            rows += chunk.num_rows
-    return rows
+
+    def write(self, chunk: pa.Table) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def _opened(path: Path, target: str) -> IO[bytes]:
+    if target.endswith(".gz"):
+        # no name and no time in the header: the same rows are the same bytes; level 1, as speed matters more than disk here
+        return _Gzip(path)  # type: ignore[return-value]
+    return path.open("wb")
+
+
+class _Gzip(gzip.GzipFile):
+    def __init__(self, path: Path):
+        self._below = path.open("wb")
+        super().__init__(filename="", mode="wb", compresslevel=1, fileobj=self._below, mtime=0)
+
+    def close(self) -> None:
+        super().close()
+        self._below.close()
+
+
+class Csv(Sink):
+    """With a header, also where there is no row."""
+
+    def __init__(self, path: Path, target: str, schema: pa.Schema):
+        self._out = _opened(path, target)
+        pacsv.write_csv(schema.empty_table(), self._out)
+
+    def write(self, chunk: pa.Table) -> None:
+        buffer = pa.BufferOutputStream()
+        pacsv.write_csv(chunk, buffer, pacsv.WriteOptions(include_header=False))
+        self._out.write(buffer.getvalue())
+        self.rows += chunk.num_rows
+
+    def close(self) -> None:
+        self._out.close()
+
+
+class JsonLines(Sink):
+    """One object a line, in UTF-8. No file where there is no row: without a header it could not be told from a broken one."""
+
+    def __init__(self, path: Path, target: str, schema: pa.Schema):
+        self._path, self._out = path, _opened(path, target)
+
+    def write(self, chunk: pa.Table) -> None:
+        lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in chunk.to_pylist()]
+        self._out.write("".join(f"{line}\n" for line in lines).encode())
+        self.rows += chunk.num_rows
+
+    def close(self) -> None:
+        self._out.close()
+        if not self.rows:
+            self._path.unlink()
+
+
+class Parquet(Sink):
+    """One row group a chunk."""
+
+    def __init__(self, path: Path, target: str, schema: pa.Schema):
+        self._out = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def write(self, chunk: pa.Table) -> None:
+        if chunk.num_rows:
+            self._out.write_table(chunk)
+        self.rows += chunk.num_rows
+
+    def close(self) -> None:
+        self._out.close()

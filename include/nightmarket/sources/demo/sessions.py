@@ -7,8 +7,8 @@ a few fixed delays. So a delivery of day D needs the small batches of D minus ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +20,8 @@ from nightmarket.sources.demo.world import DEPARTMENTS, World, device, favourite
 CHUNK_SESSIONS = 30_000
 """Visits made at once (about 160,000 events): bounds memory whatever the size of the shop."""
 SPECIAL_SHARE = 0.12
+KEPT_SESSIONS = 25_000
+"""Special visits of a day up to which they are remembered: 40 days of them are about 200 MB."""
 LATE_DAYS = (1, 2, 3)
 RETURN_DAYS = (4, 9, 18)
 REVIEW_DAYS = (4, 9)
@@ -29,7 +31,7 @@ EVENTS_PER_SESSION = 5.0
 ID_ROOM = 1_000_000
 """Numbers that a chunk may give to its events and orders."""
 
-VIEW, CART, PURCHASE = 0, 1, 2
+VIEW, CART, PURCHASE, RETURN = 0, 1, 2, 3
 
 _HOURS = (0.3, 0.15, 0.1, 0.08, 0.1, 0.2, 0.5, 0.9, 1.1, 1.2, 1.3, 1.4, 1.6, 1.4, 1.2, 1.1, 1.2, 1.4, 1.7, 2.1, 2.3, 2.0, 1.3, 0.7)
 
@@ -92,12 +94,29 @@ def main(world: World, day: int) -> Iterator[Batch]:
 
 
 def special(world: World, day: int) -> Iterator[Batch]:
-    """The visits of a day with consequences, in chunks; nothing before the first day."""
-    if day < 0:
-        return
+    """The visits of a day with consequences, in chunks."""
     total = _count(world, day, SPECIAL_SHARE, "special")
     for chunk, done in enumerate(range(0, total, CHUNK_SESSIONS)):
-        yield _special(world, day, chunk, min(CHUNK_SESSIONS, total - done))
+        yield _shopping(world, day, "s", chunk, min(CHUNK_SESSIONS, total - done))
+
+
+def aftermath(world: World, day: int) -> Iterable[Batch]:
+    """The special batches of a day as later days need them: late visits and purchases only. None before the first day."""
+    if day < 0:
+        return ()
+    small = _count(world, day, SPECIAL_SHARE, "special") <= KEPT_SESSIONS
+    return _kept(world, day) if small else (_trimmed(b) for b in special(world, day))
+
+
+@lru_cache(maxsize=40)
+def _kept(world: World, day: int) -> tuple[Batch, ...]:
+    """A backfill asks for the same day again and again."""
+    return tuple(_trimmed(b) for b in special(world, day))
+
+
+def _trimmed(batch: Batch) -> Batch:
+    needed = (batch.events.kind == PURCHASE) | (batch.visits.late[batch.events.visit] > 0)
+    return replace(batch, events=batch.events.where(needed))
 
 
 def fraud(world: World, day: int) -> Batch:
@@ -109,17 +128,6 @@ def _count(world: World, day: int, share: float, stream: str) -> int:
     """Whole sessions; the fraction is settled by a draw, so that small shops keep their mean."""
     wanted = world.target(day) * share / EVENTS_PER_SESSION
     return int(wanted + uniform(world.seed, f"count {stream}", day))
-
-
-@lru_cache(maxsize=48)
-def _special_small(world: World, day: int, chunk: int, count: int) -> Batch:
-    return _shopping(world, day, "s", chunk, count)
-
-
-def _special(world: World, day: int, chunk: int, count: int) -> Batch:
-    """Kept for the following days where it is small: a backfill asks for the same batch up to twelve times."""
-    make = _special_small if count <= 2_000 else _special_small.__wrapped__
-    return make(world, day, chunk, count)
 
 
 def _shopping(world: World, day: int, letter: str, chunk: int, count: int) -> Batch:

@@ -1,6 +1,6 @@
 """What the shop's systems would deliver of a day: clean tables under the shop's own column names, before any dirt.
 
-Each function yields Arrow tables in chunks. The truth that goes with them (who cheats, who likes what) is told to a
+`delivered` yields them as Arrow tables in chunks. The truth that goes with them (who cheats, who likes what) is told to a
 `Truth`, never to the tables.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from itertools import chain
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from nightmarket.sources.demo import sessions, words
 from nightmarket.sources.demo.draw import among, below, bits, hexed, moments, numbered, uniform
-from nightmarket.sources.demo.sessions import PURCHASE, Batch, Happenings, Visits
+from nightmarket.sources.demo.sessions import PURCHASE, RETURN, Batch, Happenings, Visits
 from nightmarket.sources.demo.truth import Truth
 from nightmarket.sources.demo.world import World, device
 
@@ -56,8 +57,8 @@ def sku(items: np.ndarray) -> pa.StringArray:
     return numbered("SKU-", items, 6)
 
 
-def _key(prefix: str, world: World, batch: Batch, numbers: np.ndarray) -> pa.StringArray:
-    return numbered(f"{prefix}{world.on(batch.day):%Y%m%d}{batch.letter}", numbers, 9)
+def _key(prefix: str, world: World, batch: Batch, numbers: np.ndarray, letter: str = "") -> pa.StringArray:
+    return numbered(f"{prefix}{world.on(batch.day):%Y%m%d}{letter or batch.letter}", numbers, 9)
 
 
 @lru_cache(maxsize=2)
@@ -88,22 +89,44 @@ def _masked(values: pa.Array, null: np.ndarray) -> pa.Array:
     return pc.if_else(pa.array(null), pa.scalar(None, values.type), values) if null.any() else values
 
 
-# --- events ------------------------------------------------------------------------------------------------------
-def events(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
-    """Events of the day, then those of earlier days that come late, then returns of earlier purchases."""
+def delivered(world: World, day: int, truth: Truth) -> Iterator[tuple[str, pa.Table]]:
+    """All that is delivered of a day, as (entity, chunk): each batch of visits is made once, for events and orders.
+
+    Events of the day come first, then those of earlier days that come late, then returns; orders likewise, and at last
+    earlier orders once more, with the label that has become known.
+    """
     for batch in chain(sessions.main(world, day), sessions.special(world, day), [sessions.fraud(world, day)]):
-        prompt = batch.events if batch.letter != "s" else batch.events.where(batch.visits.late[batch.events.visit] == 0)
-        if len(prompt):
-            truth.tastes(world, day, batch.visits.user[prompt.visit])
-            yield _event_rows(world, batch, prompt, truth)
+        prompt = batch.visits.late == 0
+        truth.tastes(world, day, batch.visits.user[prompt])
+        yield from _happened(world, batch, prompt, truth)
     for delay in sessions.LATE_DAYS:
-        for batch in sessions.special(world, day - delay):
-            late = batch.events.where(batch.visits.late[batch.events.visit] == delay)
-            if len(late):
-                rows = _event_rows(world, batch, late, truth)
-                truth.say("late", "events", str(world.on(day - delay)), rows["id"])
-                yield rows
-    yield from _returns(world, day, truth)
+        for batch in sessions.aftermath(world, day - delay):
+            late = batch.visits.late == delay
+            for entity, rows in _happened(world, batch, late, truth):
+                truth.say("late", entity, str(world.on(day - delay)), rows[rows.column_names[0]])
+                yield entity, rows
+    for delay in sessions.RETURN_DAYS:
+        for batch in sessions.aftermath(world, day - delay):
+            yield from _taken_back(world, day, delay, batch, truth)
+    for delay in sessions.LABEL_DAYS:
+        if day >= delay:
+            for batch in chain(sessions.aftermath(world, day - delay), [sessions.fraud(world, day - delay)]):
+                for rows in _order_rows(world, batch, batch.visits.labelled == delay, truth, labelled_on=day):
+                    yield "orders", rows
+    yield "items", items(world, day)
+    for rows in users(world, day, truth):
+        yield "users", rows
+    yield "reviews", reviews(world, day, truth)
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+def _happened(world: World, batch: Batch, wanted: np.ndarray, truth: Truth) -> Iterator[tuple[str, pa.Table]]:
+    """Events and orders of the wanted visits."""
+    events = batch.events.where(wanted[batch.events.visit])
+    if len(events):
+        yield "events", _event_rows(world, batch, events, truth)
+    for rows in _order_rows(world, batch, wanted, truth):
+        yield "orders", rows
 
 
 def _event_rows(world: World, batch: Batch, events: Happenings, truth: Truth) -> pa.Table:
@@ -124,8 +147,7 @@ def _event_rows(world: World, batch: Batch, events: Happenings, truth: Truth) ->
         _key("v", world, batch, visits.number[at]),
         _taken(words.COUNTRIES, visits.country[at]),
         _taken(words.REFERRERS, visits.referrer[at]),
-        hexed("dv-", visits.device)
-        .take(pa.array(at)),
+        hexed("dv-", visits.device).take(pa.array(at)),
         _ip(visits.ip).take(pa.array(at)),
         when,
     ], schema=EVENTS)
@@ -133,62 +155,39 @@ def _event_rows(world: World, batch: Batch, events: Happenings, truth: Truth) ->
     return table
 
 
-def returned(world: World, day: int) -> Iterator[tuple[Batch, Happenings, np.ndarray]]:
-    """Purchases of earlier days that come back on this one, and how many units of each: all, or all but one."""
-    for delay in sessions.RETURN_DAYS:
-        for batch in sessions.special(world, day - delay):
-            visits, events = batch.visits, batch.events
-            back = events.where((events.kind == PURCHASE) & (visits.returned[events.visit] == delay))
-            back = back.where(uniform(world.seed, "returned line", batch.day, back.number) < 0.7)
-            part = (uniform(world.seed, "returned part", batch.day, back.number) < 0.3) & (back.quantity > 1)
-            if len(back):
-                yield batch, back, np.where(part, back.quantity - 1, back.quantity)
-
-
-def _returns(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
-    for batch, back, units in returned(world, day):
-        at = world.midnight(day) + 8 * 3600 + below(10 * 3600, world.seed, "returned at", batch.day, back.number)
-        gone = Happenings(back.number, back.visit, at, np.full(len(back), 3), back.item, -units, back.pence)
-        rows = _event_rows(world, batch, gone, truth)
-        visits = batch.visits.number[back.visit]
-        rows = rows.set_column(0, "id", numbered(f"e{world.on(batch.day):%Y%m%d}r", back.number, 9))
-        rows = rows.set_column(8, "order_no", _key("o", world, batch, visits)).set_column(9, "visit", pa.nulls(len(back), pa.string()))
-        truth.pairs("return", "events", _key("e", world, batch, back.number), rows["id"])
-        yield rows
+def _taken_back(world: World, day: int, delay: int, batch: Batch, truth: Truth) -> Iterator[tuple[str, pa.Table]]:
+    """Purchases of an earlier day that come back on this one, all units or all but one; one cancellation an order."""
+    visits, events = batch.visits, batch.events
+    back = events.where((events.kind == PURCHASE) & (visits.returned[events.visit] == delay))
+    back = back.where(uniform(world.seed, "returned line", batch.day, back.number) < 0.7)
+    if not len(back):
+        return
+    part = (uniform(world.seed, "returned part", batch.day, back.number) < 0.3) & (back.quantity > 1)
+    units = np.where(part, back.quantity - 1, back.quantity)
+    at = world.midnight(day) + 8 * 3600 + below(10 * 3600, world.seed, "returned at", batch.day, back.number)
+    gone = replace(back, at=at, kind=np.full(len(back), RETURN), quantity=-units)
+    rows = _event_rows(world, batch, gone, truth)
+    rows = rows.set_column(0, "id", _key("e", world, batch, back.number, "r"))  # the same number as the purchase's
+    rows = rows.set_column(9, "visit", pa.nulls(len(back), pa.string()))
+    truth.pairs("return", "events", _key("e", world, batch, back.number), rows["id"])
+    yield "events", rows
+    which, lines = np.unique(back.visit, return_counts=True)
+    pence = -np.bincount(np.searchsorted(which, back.visit), weights=units * back.pence).astype(np.int64)
+    when = np.full(len(which), world.midnight(day) + 18 * 3600)
+    yield "orders", _orders(world, batch, which, "c", when, pence, lines, None, truth)
 
 
 # --- orders ------------------------------------------------------------------------------------------------------
-def orders(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
-    """Orders of the day and late ones; cancellations of returned lines; and earlier orders again, with their label."""
-    for batch in chain(sessions.main(world, day), sessions.special(world, day), [sessions.fraud(world, day)]):
-        yield from _order_rows(world, day, batch, batch.visits.late == 0, truth)
-    for delay in sessions.LATE_DAYS:
-        for batch in sessions.special(world, day - delay):
-            yield from _order_rows(world, day, batch, batch.visits.late == delay, truth)
-    yield from _cancellations(world, day, truth)
-    for delay in sessions.LABEL_DAYS:
-        if day >= delay:
-            for batch in chain(sessions.special(world, day - delay), [sessions.fraud(world, day - delay)]):
-                yield from _order_rows(world, day, batch, batch.visits.labelled == delay, truth, labelled=True)
-
-
-def _order_rows(world: World, day: int, batch: Batch, wanted: np.ndarray, truth: Truth, labelled: bool = False) -> Iterator[pa.Table]:
+def _order_rows(world: World, batch: Batch, wanted: np.ndarray, truth: Truth, labelled_on: int | None = None) -> Iterator[pa.Table]:
+    """One order a visit with purchases; with its label where that is known on the day `labelled_on`."""
     events = batch.events.where(batch.events.kind == PURCHASE)
     events = events.where(wanted[events.visit])
     if not len(events):
         return
     at, first, lines = np.unique(events.visit, return_index=True, return_counts=True)
     pence = np.bincount(np.searchsorted(at, events.visit), weights=events.quantity * events.pence).astype(np.int64)
-    known = world.midnight(day) + 9 * 3600 if labelled else None
+    known = None if labelled_on is None else world.midnight(labelled_on) + 9 * 3600
     yield _orders(world, batch, at, "o", events.at[first], pence, lines, known, truth)
-
-
-def _cancellations(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
-    for batch, back, units in returned(world, day):
-        at, lines = np.unique(back.visit, return_counts=True)
-        pence = -np.bincount(np.searchsorted(at, back.visit), weights=units * back.pence).astype(np.int64)
-        when = np.full(len(at), world.midnight(day) + 18 * 3600)
-        yield _orders(world, batch, at, "c", when, pence, lines, None, truth)
 
 
 def _orders(world: World, batch: Batch, at: np.ndarray, letter: str, when: np.ndarray, pence: np.ndarray, lines: np.ndarray,
@@ -321,7 +320,7 @@ def _written(world: World, day: int) -> list[dict[str, Any]]:
         return []
     rows = []
     for delay in sessions.REVIEW_DAYS:
-        for batch in sessions.special(world, day - delay):
+        for batch in sessions.aftermath(world, day - delay):
             visits, events = batch.visits, batch.events
             told = events.where((events.kind == PURCHASE) & (visits.reviewed[events.visit] == delay))
             ids, order_ids = _key("r", world, batch, told.number).to_pylist(), _key("o", world, batch, visits.number[told.visit]).to_pylist()

@@ -3,7 +3,7 @@
 Columns kind, entity, name, value:
     dirt      entity, kind of dirt, key of the row (one line for each dirty or added row)
     personal  entity, column, the string in clear
-    late      'events', day it happened, event id
+    late      'events' or 'orders', day it happened, its id
     return    'events', id of the purchase, id of its return
     fraud     'orders', ring, order id
     fake      'reviews', campaign, review id
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightmarket.sources.demo import words
+from nightmarket.sources.demo.draw import numbered
 from nightmarket.sources.demo.world import World
 
 SCHEMA = pa.schema([(n, pa.string()) for n in ("kind", "entity", "name", "value")])
@@ -34,6 +35,7 @@ class Truth:
         self._writer = pq.ParquetWriter(file, SCHEMA, compression="zstd")
         self._personal: dict[tuple[str, str], int] = {}
         self._waiting: list[pa.Table] = []
+        self._rows = 0
 
     def pairs(self, kind: str, entity: str, names: pa.Array | pa.ChunkedArray, values: pa.Array | pa.ChunkedArray) -> None:
         n = len(values)
@@ -56,17 +58,18 @@ class Truth:
     def tastes(self, world: World, day: int, users: np.ndarray) -> None:
         who = np.unique(users[users >= 0])
         main = world.taste(who, day)[0]
-        self.pairs("taste", "users", pa.array(words.DEPARTMENTS).take(pa.array(main)), pa.array([f"C{u:08d}" for u in who.tolist()], pa.string()))
+        self.pairs("taste", "users", pa.array(words.DEPARTMENTS).take(pa.array(main)), numbered("C", who, 8))
 
     def _add(self, table: pa.Table) -> None:
         self._waiting.append(table)
-        if sum(t.num_rows for t in self._waiting) > 200_000:
+        self._rows += table.num_rows
+        if self._rows > 200_000:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks(), row_group_size=1_000_000)
-            self._waiting = []
+            self._waiting, self._rows = [], 0
 
     def close(self) -> None:
         self._flush()
