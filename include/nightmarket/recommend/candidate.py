@@ -1,0 +1,109 @@
+"""The candidate folder of a night: what training leaves for evaluation, registration and blessing.
+
+    <work>/models/<model name>/<run date>/
+        model/            Recommender.save
+        evaluation/       nightmarket.evaluate.judge, once judged
+        candidate.json    written last: recipe, inputs, holdout, account of training
+
+It appears by one rename, so a reader sees a whole candidate or none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from nightmarket.command import Refused
+from nightmarket.lake import Input, write_atomically
+from nightmarket.shop import Settings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """candidate.json."""
+
+    name: str
+    run_date: str
+    recipe: str
+    """Digest of inputs, settings, code and seed; the same recipe needs no second training."""
+    inputs: tuple[Input, ...]
+    """Manifests of what it was trained from."""
+    settings: str
+    code: str
+    seed: int
+    cut: str
+    """ISO 8601; it has seen nothing at or after this."""
+    end: str
+    time_zone: str
+    training: dict[str, Any]
+    seconds: float
+    peak_memory_mb: float
+    created_at: str
+    run_id: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> Candidate | None:
+        """The candidate in `folder`; None where none was completed."""
+        try:
+            data = json.loads((folder / "candidate.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        data["inputs"] = tuple(Input(**i) for i in data["inputs"])
+        return cls(**data)
+
+    def as_input(self) -> Input:
+        return Input(f"candidate/{self.name}/{self.run_date}", self.recipe)
+
+
+def folder_of(settings: Settings, run_date: date) -> Path:
+    return settings.places.work / "models" / settings.shop.model.name / run_date.isoformat()
+
+
+def require(settings: Settings, run_date: date) -> Candidate:
+    """The night's candidate. Raises Refused where there is none."""
+    folder = folder_of(settings, run_date)
+    found = Candidate.read(folder)
+    if found is None:
+        raise Refused(f"no candidate of {run_date} in {folder}; run `python -m jobs.train --run-date {run_date}` first")
+    return found
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the candidate's folder against other trainings and evaluations of the same night; waits for them."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the process ends, however it ends
+        yield
+
+
+def publish(folder: Path, candidate: Candidate, save: Callable[[Path], None]) -> None:
+    """Puts a whole candidate in place of the one that may be there. Call it while `alone`."""
+    staging = folder.with_name(f".staging-{folder.name}-{uuid.uuid4().hex[:8]}")
+    for debris in folder.parent.glob(f".staging-{folder.name}-*"):
+        shutil.rmtree(debris)  # of a killed training: the lock says that no live one owns it
+    try:
+        save(staging / "model")
+        write_atomically(staging / "candidate.json", json.dumps(asdict(candidate), indent=1, sort_keys=True))
+        replace(folder, staging)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace(folder: Path, made: Path) -> None:
+    """Renames `made` to `folder`; what was there goes away first, by a rename too."""
+    if folder.exists():
+        old = folder.with_name(f".old-{folder.name}-{uuid.uuid4().hex[:8]}")
+        folder.rename(old)
+        made.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        made.rename(folder)

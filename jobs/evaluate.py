@@ -1,0 +1,109 @@
+"""Judge the night's candidate, the champion and the baselines on the same frozen holdout.
+
+Needs the candidate of `jobs.train`. Full ranking over everything that may be recommended: ndcg@10, recall@20, mrr, hit_rate@10,
+coverage@20, novelty@20, by slice, each with a 95 % interval over shoppers; the behaviour heads' accuracy, precision, recall, F1, AUC
+and average precision. Publishes gold.evaluation, and leaves `evaluation/` (numbers, per-shopper values, pictures) in the
+candidate's folder. Nothing is done where this very candidate and champion were judged before (unless --force).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from nightmarket import command
+from nightmarket import log as logs
+from nightmarket.command import Night, Refused
+from nightmarket.contracts import EVALUATION, FEATURES, ITEMS
+from nightmarket.lake import Input, Manifest, code_version, newest_arrow
+from nightmarket.quality.verdict import passed_nights
+
+if TYPE_CHECKING:
+    from nightmarket.recommend.model import Recommender
+    from nightmarket.registry.client import RegisteredModel
+
+log = logs.logger("evaluate")
+SECTIONS = ("model", "time_zone", "blessing")
+
+
+def run(night: Night) -> list[Manifest]:
+    """Publishes gold.evaluation of the night. Raises Refused where there is no candidate, or it is of other data than the night's."""
+    from nightmarket.recommend import candidate as candidates
+    from nightmarket.registry.client import Registry
+
+    settings = night.settings
+    made = candidates.require(settings, night.run_date)
+    features = night.lake.at(FEATURES, night.run_date)
+    if features.manifest.as_input() not in made.inputs:
+        raise Refused(
+            f"the candidate of {night.run_date} was trained on another gold.features than the one published now; run "
+            f"`python -m jobs.train --run-date {night.run_date}` again"
+        )
+    champion = Registry(settings).champion()
+    read = [made.as_input(), *made.inputs]
+    if champion is not None:
+        read.append(Input(f"champion/{settings.shop.model.name}/{champion.version}", champion.tags.get("recipe", champion.run_id)))
+    digest = settings.digest(*SECTIONS)
+    folder = candidates.folder_of(settings, night.run_date)
+    done = (folder / "evaluation" / "evaluation.json").is_file()
+    if done and night.is_current(EVALUATION, night.run_date, read, digest, made.seed):
+        log.info(logs.said("current", run_date=night.run_date, recipe=made.recipe))
+        return [m for m in [night.lake.manifest(EVALUATION, night.run_date)] if m is not None]
+    if night.dry_run:
+        log.info(logs.said("would_evaluate", run_date=night.run_date, candidate=made.recipe, champion=champion and champion.version))
+        return []
+    with candidates.alone(folder):
+        return [_judge(night, made, champion, read, digest)]
+
+
+def _judge(
+    night: Night, made: candidates.Candidate, champion: RegisteredModel | None, read: list[Input], digest: str,  # noqa: F821
+) -> Manifest:
+    from datetime import datetime
+
+    from nightmarket.evaluate.judge import CHALLENGER, CHAMPION, judge
+    from nightmarket.evaluate.protocol import Holdout, Trial
+    from nightmarket.recommend import candidate as candidates
+    from nightmarket.recommend.histories import Histories
+    from nightmarket.recommend.model import Recommender
+
+    started = time.monotonic()
+    settings, shop = night.settings, night.settings.shop
+    folder = candidates.folder_of(settings, night.run_date)
+    table = night.lake.at(FEATURES, night.run_date).arrow()
+    items = newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
+    holdout = Holdout(datetime.fromisoformat(made.cut), datetime.fromisoformat(made.end))
+    trial = Trial.of(Histories.from_table(table), holdout)
+    models: dict[str, tuple[str | None, Recommender]] = {CHALLENGER: (None, Recommender.load(folder / "model"))}
+    if champion is not None:
+        models[CHAMPION] = (champion.version, Recommender.load(champion.folder))
+    found = judge(table, items, trial, models, made.seed, shop.model.bootstrap, shop.blessing.slice_users)
+    staging = folder / f".evaluation-{uuid.uuid4().hex[:8]}"
+    for debris in folder.glob(".evaluation-*"):
+        shutil.rmtree(debris)
+    found.save(staging, shop.title or shop.shop)
+    candidates.replace(folder / "evaluation", staging)
+    rows = found.rows()
+    with night.lake.writer(EVALUATION, [night.run_date]) as writer:
+        writer.stage_arrow(night.run_date, rows)
+        manifest = writer.publish(
+            night.run_date, inputs=read, settings=digest, code=code_version(), seed=made.seed, run_id=night.run_id,
+            seconds=time.monotonic() - started,
+            notes={"holdout": {"cut": made.cut, "end": made.end, "digest": trial.digest, "shoppers": len(trial.users)},
+                   "candidate": made.recipe, "champion": champion.version if champion else None},
+        )
+    metric = shop.blessing.metric
+    for name in found.table:
+        log.info(logs.said("result", model=name, metric=metric, value=str(found.table[name]["all"][metric])))
+    return manifest
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main("evaluate", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
