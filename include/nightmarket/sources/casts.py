@@ -19,10 +19,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 from nightmarket.contracts.model import Column
 
@@ -54,7 +53,7 @@ def is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def read_timestamp(value: Any, zone: ZoneInfo) -> datetime | None:
+def read_timestamp(value: Any, zone: tzinfo) -> datetime | None:
     """An instant in UTC; None where `value` is none."""
     if isinstance(value, datetime):
         return _utc(value, zone)
@@ -78,7 +77,7 @@ def read_timestamp(value: Any, zone: ZoneInfo) -> datetime | None:
     return None
 
 
-def _utc(value: datetime, zone: ZoneInfo) -> datetime | None:
+def _utc(value: datetime, zone: tzinfo) -> datetime | None:
     try:
         return (value if value.tzinfo else value.replace(tzinfo=zone)).astimezone(timezone.utc)
     except OverflowError:
@@ -154,7 +153,7 @@ def read_string(value: Any) -> str:
     return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
-def reader(column: Column, zone: ZoneInfo, decimal_comma: bool) -> Callable[[Any], Any]:
+def reader(column: Column, zone: tzinfo, decimal_comma: bool) -> Callable[[Any], Any]:
     """The function that reads one value as the contract's column; it returns None for what cannot be read."""
     if column.type == "timestamp":
         return lambda v: read_timestamp(v, zone)

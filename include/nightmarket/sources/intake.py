@@ -62,7 +62,7 @@ class Intake:
 
     def chosen(self) -> list[Inspected]:
         """The files of the nights that have to be made, each once."""
-        return list({f.name: f for n in self.stale for f in self.files[n]}.values())
+        return list({f.path: f for n in self.stale for f in self.files[n]}.values())
 
     def inputs(self, night: date) -> tuple[Input, ...]:
         return tuple(Input(f.name, f.digest, bytes=f.bytes) for f in self.files[night])
@@ -129,13 +129,13 @@ def frame(spark: SparkSession, night: Night, made: Intake, keyring: Keyring) -> 
     headers = {f.name: f.columns for f in chosen}
     seen_before = bool(night.lake.dates(made.contract))
     resolved, made.lacking = mapping.plan(spark, night.settings, made.contract, types, headers, seen_before)
-    by_file = {f.name: [n for n in made.stale if f in made.files[n]] for f in chosen}
+    nights_of = {f.path: [n for n in made.stale if f in made.files[n]] for f in chosen}
     source = made.source
     if isinstance(source, FilesSource) and source.slice_by:
         rows = files.read(spark, [(f, None) for f in chosen], made.layout)
         rows = _sliced(rows, night, made, source.slice_by)
-    elif all(len(nights) == 1 for nights in by_file.values()):
-        rows = files.read(spark, [(f, by_file[f.name][0]) for f in chosen], made.layout)
+    elif all(len(nights) == 1 for nights in nights_of.values()):
+        rows = files.read(spark, [(f, nights_of[f.path][0]) for f in chosen], made.layout)
     else:  # a snapshot that several nights take: read once, repeated
         from pyspark.sql import functions as F
 
