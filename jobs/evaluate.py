@@ -42,7 +42,7 @@ def run(night: Night) -> list[Manifest]:
             f"the candidate of {night.run_date} was trained on another gold.features than the one published now; run "
             f"`python -m jobs.train --run-date {night.run_date}` again"
         )
-    champion = Registry(settings).champion()
+    champion = Registry(settings).opponent(made.recipe, anew=night.force)
     read = [made.as_input(), *made.inputs]
     if champion is not None:
         read.append(Input(f"champion/{settings.shop.model.name}/{champion.version}", champion.tags.get("recipe", champion.run_id)))

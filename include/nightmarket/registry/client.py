@@ -65,7 +65,7 @@ class RegisteredModel:
 
 @dataclass(frozen=True)
 class Submission:
-    """A candidate as it is handed in. Two submissions with one `recipe` are the same candidate."""
+    """A candidate as it is handed in. Two submissions with one recipe and the same weights are the same candidate."""
 
     run_date: date
     recipe: str
@@ -117,6 +117,32 @@ class Registry:
         self.sync()
         return self.version(version) if version is not None else None
 
+    def opponent(self, candidate: str, anew: bool = False) -> RegisteredModel | None:
+        """Whom the candidate with this recipe is compared with: the champion, or, where the gate has decided about it before,
+        the champion of then. So judging a night again compares the same two, also after its model was promoted. `anew` asks for
+        the champion of now all the same, unless that is the candidate itself."""
+        self.sync()
+        version, champion = self.find(candidate), self.ledger.current(self.model, "champion")
+        decided = self.ledger.decision(self.model, version) if version is not None else None
+        if decided is not None and (not anew or version == champion):
+            champion = decided.evidence["decision"]["champion"]
+        return self.version(champion) if champion is not None else None
+
+    def for_night(self, run_date: date) -> RegisteredModel | None:
+        """Who answers for a night: the last champion that learnt from data of that night or before; a model of the future
+        would leak it into a backfill. Where none was, the night's model if the gate would have let it serve then, when
+        nothing did."""
+        self.sync()
+        past = [m for m in self.ledger.history(self.model) if m.run_date is not None and m.run_date <= run_date.isoformat()]
+        champions = [m.to_version for m in past if m.alias == "champion" and m.to_version is not None]
+        if champions:
+            return self.version(champions[-1])
+        stand_ins = [m for m in past if m.evidence.get("of_its_night", {}).get("outcome") == "promoted"]
+        if not stand_ins:
+            return None
+        newest = max(stand_ins, key=lambda m: (m.run_date or "", m.seq))
+        return self.version(newest.evidence["of_its_night"]["challenger"])
+
     def version(self, version: str) -> RegisteredModel:
         """A version by number. Raises RegistryError where it is not registered."""
         from mlflow.exceptions import MlflowException
@@ -137,31 +163,32 @@ class Registry:
             found = list(client.search_model_versions(f"name = '{self.model}'"))
             return [self._registered(client, v) for v in sorted(found, key=lambda v: int(v.version))]
 
-    def find(self, recipe: str) -> str | None:
-        """The newest version that was registered from the recipe."""
+    def find(self, recipe: str, weights: str | None = None) -> str | None:
+        """The newest version that was registered from the recipe, and with exactly these weights where they are given."""
+        wanted = f"name = '{self.model}' and tag.recipe = '{recipe}'" + (f" and tag.weights = '{weights}'" if weights else "")
         with self._reached() as client:
-            found = client.search_model_versions(f"name = '{self.model}' and tag.recipe = '{recipe}'")
-            return max((str(v.version) for v in found), key=int, default=None)
+            return max((str(v.version) for v in client.search_model_versions(wanted)), key=int, default=None)
 
     def register(self, submission: Submission) -> str:
-        """Registers a candidate and makes it the challenger; a recipe that is registered already keeps its version.
+        """Registers a candidate and makes it the challenger; what is registered already, recipe and weights, keeps its version.
 
         Killed at any moment and called again it ends in the same state: a run without a version is closed as KILLED, a
         version that never was the challenger becomes it.
         """
-        version = self.find(submission.recipe)
+        version = self.find(submission.recipe, weights_digest(submission.recommender))
         if version is None:
             with self._reached() as client:
                 version = self._log(client, submission)
-        moves = self.ledger.history(self.model)
-        if not any(m.to_version == version for m in moves):
-            at = self.ledger.current(self.model, "challenger")
-            self.ledger.move(
-                self.model, "challenger", at, version, "jobs.register", f"candidate of the night of {submission.run_date}",
-                {"recipe": submission.recipe}, submission.run_date, action="register",
-            )
-        self.sync()
+        self.adopt(version, submission.run_date)
         return version
+
+    def adopt(self, version: str, run_date: date) -> None:
+        """Makes a registered version the challenger, unless it ever had an alias: an old one does not come back by itself."""
+        if not any(m.to_version == version for m in self.ledger.history(self.model)):
+            at = self.ledger.current(self.model, "challenger")
+            self.ledger.move(self.model, "challenger", at, version, "jobs.register", f"candidate of the night of {run_date}", {},
+                             run_date, action="register")
+        self.sync()
 
     def tag(self, version: str, key: str, value: str) -> None:
         with self._reached() as client:
@@ -222,10 +249,10 @@ class Registry:
         from nightmarket.recommend import served
 
         experiment = self._experiment(client)
-        for run in client.search_runs([experiment], f"tags.recipe = '{submission.recipe}'"):
+        for run in client.search_runs([experiment], f"tags.recipe = '{submission.recipe}' and attributes.status = 'RUNNING'"):
             client.set_terminated(run.info.run_id, "KILLED")  # a registration that never ended
         tags = {**submission.tags, "recipe": submission.recipe, "run_date": submission.run_date.isoformat(),
-                "shop": self.settings.shop.shop}
+                "weights": weights_digest(submission.recommender), "shop": self.settings.shop.shop}
         run = client.create_run(experiment, tags=tags, run_name=f"{self.model} {submission.run_date}")
         run_id = run.info.run_id
         with tempfile.TemporaryDirectory(prefix="nightmarket-register-") as scratch:
@@ -370,6 +397,14 @@ def prepare(uri: str) -> None:
             except OSError as error:
                 why = str(error)
         raise RegistryError(f"the model registry at {uri} does not answer ({why}); start it, or mend MLFLOW_TRACKING_URI")
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of the files of a saved recommender."""
+    seen = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        seen.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return seen.hexdigest()[:16]
 
 
 def metric_name(name: str) -> str:

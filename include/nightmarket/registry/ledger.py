@@ -14,7 +14,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +89,7 @@ class Move:
     from_version: str | None
     to_version: str | None
     run_date: str | None
-    """Night of the data that `to_version` was trained on."""
+    """Night of the data that the version which the move is about was trained on."""
     who: str
     why: str
     evidence: dict[str, Any]
@@ -103,6 +103,10 @@ class _Wish:
     alias: Alias
     to: str | None
     run_date: str | None
+
+
+_Places = dict[Alias, Move | None]
+"""Where each alias is."""
 
 
 def _utc_now() -> datetime:
@@ -133,6 +137,11 @@ class Ledger:
             rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM moves WHERE model = ? ORDER BY seq", (model,))
             return [_move(r) for r in rows]
 
+    def decision(self, model: str, version: str) -> Move | None:
+        """The newest row that records a decision of the model gate about the version: its `evidence["decision"]` says which."""
+        found = [m for m in self.history(model) if m.evidence.get("decision", {}).get("challenger") == version]
+        return found[-1] if found else None
+
     def head(self) -> str:
         """Hash of the last row: keep it elsewhere, and `verify(head)` also finds a ledger that was cut short."""
         with self._reading() as db:
@@ -162,7 +171,7 @@ class Ledger:
         if version == expected_champion:
             raise ValueError(f"{model} version {version} is the champion already")
 
-        def wishes(at: dict[str, Move | None]) -> list[_Wish]:
+        def wishes(at: _Places) -> list[_Wish]:
             champion, challenger = at["champion"], at["challenger"]
             made = []
             if champion and champion.to_version:
@@ -180,7 +189,7 @@ class Ledger:
         """Makes the previous version the champion again; the one gone back from becomes the previous, so that a second
         call undoes the first. Raises NothingToGoBackTo, and Moved where the champion is not `expected_champion`."""
 
-        def wishes(at: dict[str, Move | None]) -> list[_Wish]:
+        def wishes(at: _Places) -> list[_Wish]:
             champion, previous = at["champion"], at["previous"]
             if previous is None or previous.to_version is None:
                 raise NothingToGoBackTo(f"{model} has no previous champion to go back to; see `python -m jobs.ledger`")
@@ -210,8 +219,8 @@ class Ledger:
             return count
 
     def _write(
-        self, model: str, action: str, expected: Mapping[str, str | None],
-        wishes: Callable[[dict[str, Move | None]], list[_Wish]], who: str, why: str, evidence: Mapping[str, Any] | None,
+        self, model: str, action: str, expected: Mapping[Alias, str | None],
+        wishes: Callable[[_Places], list[_Wish]], who: str, why: str, evidence: Mapping[str, Any] | None,
     ) -> list[Move]:
         if not who.strip() or not why.strip():
             raise ValueError("an alias move needs a name and a reason")
@@ -221,7 +230,7 @@ class Ledger:
             db.executescript(_SCHEMA)
             db.execute("BEGIN IMMEDIATE")  # from here on nobody else writes, so what we compare stays true
             try:
-                at = {alias: _newest(db, model, alias) for alias in ALIASES}
+                at: _Places = {alias: _newest(db, model, alias) for alias in ALIASES}
                 for alias, version in expected.items():
                     row = at[alias]
                     found = row.to_version if row else None
@@ -301,8 +310,3 @@ def _checked(alias: str) -> Alias:
 
 def _named(version: str | None) -> str:
     return f"version {version}" if version is not None else "no version"
-
-
-def as_json(move: Move) -> dict[str, Any]:
-    """The row as plain values, for pages and the command line."""
-    return asdict(move)
