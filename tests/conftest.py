@@ -2,6 +2,7 @@
 
 `settings`      settings of a small shop in a folder of its own, sources as CSV files (see `make_settings`)
 `make_settings` makes such settings: `make_settings(datasets=..., sources=..., clean=..., time_zone=...)`
+`shop_in`       the same for fixtures that live longer than a test: `shop_in(folder, datasets=...)`
 `drop`          writes a delivered file into a folder of the settings: `drop(settings, "events-2026-01-05.csv", text)`
 `spark`         one Spark session for the whole test run (about 8 s to start)
 `real_data`     the folder of published data sets; skips, aloud, where it is absent
@@ -51,24 +52,37 @@ def _shop(root: Path, **changes: Any) -> dict[str, Any]:
     return {**shop, **changes}
 
 
-@pytest.fixture
-def make_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
-    """A function that writes a shop.yaml with the given top-level sections replaced and loads it.
+@pytest.fixture(scope="session", autouse=True)
+def _environment() -> Iterator[None]:
+    """Variables of the caller that would point jobs elsewhere do not reach the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NIGHTMARKET_ROOT", "NIGHTMARKET_SHOP", "MLFLOW_TRACKING_URI", "SPARK_REMOTE",
+                     "NIGHTMARKET_PSEUDONYM_KEY", "NIGHTMARKET_ENCRYPTION_KEY"):
+            patch.delenv(name, raising=False)
+        yield
 
-    Each call makes another folder `<tmp>/shop-<n>` with `shop.yaml` and its own root. `NIGHTMARKET_*` variables of the
-    caller do not reach it.
-    """
-    for name in ("NIGHTMARKET_ROOT", "NIGHTMARKET_SHOP", "MLFLOW_TRACKING_URI", "SPARK_REMOTE"):
-        monkeypatch.delenv(name, raising=False)
-    made: list[Path] = []
 
-    def make(**changes: Any) -> Settings:
-        folder = tmp_path / f"shop-{len(made)}"
-        made.append(folder)
+@pytest.fixture(scope="session")
+def shop_in() -> Callable[..., Settings]:
+    """A function that writes `shop.yaml` into a folder, with the given top-level sections replaced, and loads it."""
+
+    def make(folder: Path, **changes: Any) -> Settings:
         (folder / "root" / "landing").mkdir(parents=True)
         file = folder / "shop.yaml"
         file.write_text(yaml.safe_dump(_shop(folder / "root", **changes), sort_keys=False, allow_unicode=True), encoding="utf-8")
         return load_shop(file)
+
+    return make
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path, shop_in: Callable[..., Settings]) -> Callable[..., Settings]:
+    """A function that makes settings of a shop in a folder of its own, `<tmp>/shop-<n>`, with sections replaced."""
+    made: list[Path] = []
+
+    def make(**changes: Any) -> Settings:
+        made.append(tmp_path / f"shop-{len(made)}")
+        return shop_in(made[-1], **changes)
 
     return make
 
@@ -79,7 +93,7 @@ def settings(make_settings: Callable[..., Settings]) -> Settings:
     return make_settings()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drop() -> Callable[..., Path]:
     """A function that writes one delivered file: `drop(settings, name, content, encoding="utf-8", folder="")`.
 
