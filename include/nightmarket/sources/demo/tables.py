@@ -12,10 +12,10 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nightmarket.sources.demo import sessions, words
 from nightmarket.sources.demo.draw import among, below, bits, hexed, moments, numbered, uniform
@@ -83,9 +83,13 @@ def _price_texts(pence: np.ndarray) -> pa.StringArray:
     return pa.array([f"{p // 100}.{p % 100:02d}" for p in unique.tolist()], pa.string()).take(pa.array(place))
 
 
-def _masked(values: pa.Array, null: np.ndarray) -> pa.Array:
-    import pyarrow.compute as pc
+def _pounds(pence: np.ndarray) -> pa.Array:
+    """Decimals from whole pence: 128-bit integers, two digits behind the point."""
+    halves = np.stack([pence, np.where(pence < 0, -1, 0)], axis=1).astype("<i8")
+    return pa.Array.from_buffers(pa.decimal128(14, 2), len(pence), [None, pa.py_buffer(np.ascontiguousarray(halves))])
 
+
+def _masked(values: pa.Array, null: np.ndarray) -> pa.Array:
     return pc.if_else(pa.array(null), pa.scalar(None, values.type), values) if null.any() else values
 
 
@@ -198,9 +202,10 @@ def _orders(world: World, batch: Batch, at: np.ndarray, letter: str, when: np.nd
     lives_at = np.where(ring >= 0, world.ring_member(np.maximum(ring, 0), np.zeros(len(at), dtype=np.int64)), lives_at)
     card = np.where(ring >= 0, bits(world.seed, "ring card", ring, number % 5),
                     np.where(user >= 0, bits(world.seed, "card", user), bits(world.seed, "stranger's card", visits.device[at])))
-    address = np.asarray(addresses(world, lives_at, batch.day), dtype=object)
-    for n in (user < 0).nonzero()[0]:
-        address[n] = _address(int(visits.country[at][n]), int(bits(world.seed, "stranger lives", visits.device[at][n])))
+    country, number_of = world.country(lives_at), _home(world, lives_at, batch.day)
+    strange = user < 0
+    country = np.where(strange, visits.country[at], country)
+    number_of = np.where(strange, bits(world.seed, "stranger lives", visits.device[at]), number_of)
     n = len(at)
     placed = pa.array(when * 1_000_000).cast(pa.timestamp("us", tz="UTC"))
     seen = placed if labelled_at is None else pa.repeat(pa.scalar(labelled_at * 1_000_000).cast(ORDERS.field("changed_at").type), n)
@@ -208,14 +213,14 @@ def _orders(world: World, batch: Batch, at: np.ndarray, letter: str, when: np.nd
         _key(letter, world, batch, number),
         _masked(user_id(np.maximum(user, 0)), user < 0),
         placed,
-        pa.array([f"{'-' if p < 0 else ''}{abs(p) // 100}.{abs(p) % 100:02d}" for p in pence.tolist()]).cast(pa.decimal128(14, 2)),
+        _pounds(pence),
         pa.repeat("GBP", n),
         pa.array(lines, pa.int32()),
         _taken(words.PAYMENTS, among(words.PAYMENT_SHARES, uniform(world.seed, "payment", batch.day, ord(batch.letter), number))),
         hexed("card-", card),
         hexed("dv-", visits.device[at]),
         _ip(visits.ip[at]),
-        pa.array(address.tolist(), pa.string()),
+        addresses(country, number_of),
         _taken(words.COUNTRIES, visits.country[at]),
         pa.array(ring >= 0) if labelled_at is not None else pa.nulls(n, pa.bool_()),
         seen if labelled_at is not None else pa.nulls(n, ORDERS.field("chargeback_known_at").type),
@@ -252,17 +257,25 @@ def items(world: World, day: int) -> pa.Table:
 
 
 # --- users -------------------------------------------------------------------------------------------------------
-def _address(country: int, number: int) -> str:
-    street, city = words.STREETS[country][number % 3], words.CITIES[country][number // 3 % 3]
-    house, code = number // 9 % 899 + 101, number // 8091 % 89_999 + 10_000
-    return f"{city}{street}{house}号 {code}" if country == 5 else f"{house} {street}, {city} {code}"
+def _home(world: World, users: np.ndarray, day: int) -> np.ndarray:
+    """64 bits that say where each shopper lives on a day."""
+    return bits(world.seed, "address", users, world.residence(users, day))
 
 
-def addresses(world: World, users: np.ndarray, day: int) -> list[str]:
-    country, number = world.country(users), bits(world.seed, "address", users, world.residence(users, day))
-    return [_address(c, n) for c, n in zip(country.tolist(), number.tolist(), strict=True)]
+def addresses(country: np.ndarray, number: np.ndarray) -> pa.StringArray:
+    """House, street, town and code, of 64 random bits each."""
+    kinds = len(words.STREETS[0])
+    street = (number % np.uint64(kinds)).astype(np.int64)
+    city = (number // np.uint64(3) % np.uint64(kinds)).astype(np.int64)
+    house = numbered("", (number // np.uint64(9) % np.uint64(899)).astype(np.int64) + 101, 3)
+    code = numbered("", (number // np.uint64(8091) % np.uint64(89_999)).astype(np.int64) + 10_000, 5)
+    streets = _taken(chain(*words.STREETS), country * kinds + street)
+    cities = _taken(chain(*words.CITIES), country * kinds + city)
+    where = pc.binary_join_element_wise(house, streets, " ")
+    return pc.binary_join_element_wise(where, pc.binary_join_element_wise(cities, code, " "), ", ")
 
 
+@lru_cache(maxsize=1024)
 def _plain(name: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", name).lower() if c.isascii() and c.isalpha())
 
@@ -293,7 +306,7 @@ def _people(world: World, who: np.ndarray, day: int) -> pa.Table:
         pa.array(joined * 1000),
         _taken(words.COUNTRIES, world.country(who)),
         pa.array(mails, pa.string()), pa.array(phones, pa.string()), pa.array(names, pa.string()),
-        pa.array(addresses(world, who, day), pa.string()),
+        addresses(world.country(who), _home(world, who, day)),
         _taken(words.AGE_BANDS, ages),
         _taken(words.INCOME_BANDS, below(len(words.INCOME_BANDS), world.seed, "income", who)),
         _taken(words.REFERRERS, among(words.REFERRER_SHARES, uniform(world.seed, "signed up through", who))),
@@ -305,52 +318,71 @@ def _people(world: World, who: np.ndarray, day: int) -> pa.Table:
 # --- reviews -----------------------------------------------------------------------------------------------------
 def reviews(world: World, day: int, truth: Truth) -> pa.Table:
     """Reviews written on the day; then those of twelve days ago again, where it became known whether they are fake."""
-    rows = _written(world, day)
-    again = [r for r in _written(world, day - FAKE_LABEL_DAYS) if r["judged"]]
-    known = f"{datetime.fromtimestamp(world.midnight(day) + 36_000, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    labelled = [{**r, "fake": bool(r["campaign"]), "fake_known_at": known, "changed_at": known} for r in again]
-    for row in rows:
-        if row["campaign"]:
-            truth.say("fake", "reviews", row["campaign"], [row["review"]])
-    return pa.Table.from_pylist([*rows, *labelled], schema=REVIEWS)
+    parts = []
+    for rows, _, ring in _written(world, day):
+        if ring is not None:
+            truth.pairs("fake", "reviews", numbered("ring-", ring, 5), rows["review"])
+        parts.append(rows)
+    for rows, judged, ring in _written(world, day - FAKE_LABEL_DAYS):
+        again = rows.filter(pa.array(judged))
+        known = moments(np.full(len(again), world.midnight(day) + 10 * 3600))
+        again = _with(again, fake=pa.repeat(ring is not None, len(again)), fake_known_at=known, changed_at=known)
+        parts.append(again)
+    return pa.concat_tables(parts) if parts else REVIEWS.empty_table()
 
 
-def _written(world: World, day: int) -> list[dict[str, Any]]:
+def _with(table: pa.Table, **columns: pa.Array) -> pa.Table:
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), values)
+    return table
+
+
+def _written(world: World, day: int) -> Iterator[tuple[pa.Table, np.ndarray, np.ndarray | None]]:
+    """Reviews of a day, whether a person looks at each (then its label comes), and the ring that was paid, if any."""
     if day < 0:
-        return []
-    rows = []
+        return
     for delay in sessions.REVIEW_DAYS:
         for batch in sessions.aftermath(world, day - delay):
             visits, events = batch.visits, batch.events
             told = events.where((events.kind == PURCHASE) & (visits.reviewed[events.visit] == delay))
-            ids, order_ids = _key("r", world, batch, told.number).to_pylist(), _key("o", world, batch, visits.number[told.visit]).to_pylist()
             keys = (batch.day, told.number)
             stars = 1 + among((0.06, 0.06, 0.13, 0.30, 0.45), uniform(world.seed, "stars", *keys))
-            second = below(86_000, world.seed, "reviewed at", *keys)
-            which, judged = below(2, world.seed, "opinion", *keys), uniform(world.seed, "judged", *keys) < 0.3
-            for n in range(len(told)):
-                lang = words.COUNTRY_LANGUAGE[visits.country[told.visit[n]]]
-                mood = 0 if stars[n] <= 2 else 1 if stars[n] == 3 else 2
-                rows.append(_review(world, day, ids[n], int(visits.user[told.visit[n]]), int(told.item[n]), order_ids[n], int(second[n]),
-                                    int(stars[n]), words.HEADLINES[mood], words.OPINIONS[lang][mood][which[n]], lang, bool(judged[n]), ""))
-    for ring in world.active_rings(day).tolist():
-        # a seller pays the ring's accounts to praise one product a week
-        target = int(below(world.items_at(day), world.seed, "paid for", ring, day // 7))
-        for member in range(int(world.ring_size(np.asarray(ring)))):
-            whose = (day, ring, member)
-            if uniform(world.seed, "paid review", *whose) < 0.5:
-                continue
-            rows.append(_review(
-                world, day, f"r{world.on(day):%Y%m%d}p{ring:05d}{member:04d}", int(world.ring_member(np.asarray(ring), np.asarray(member))), target, None,
-                int(below(86_000, world.seed, "paid at", *whose)), 5, words.HEADLINES[2],
-                words.PAID_OPINIONS[int(below(len(words.PAID_OPINIONS), world.seed, "praise", *whose))], "en",
-                bool(uniform(world.seed, "found out", *whose) < 0.85), f"ring-{ring:05d}"))
-    return rows
+            mood = np.where(stars <= 2, 0, np.where(stars == 3, 1, 2))
+            lang = _LANGUAGE_OF[visits.country[told.visit]]
+            text = (lang * 3 + mood) * 2 + below(2, world.seed, "opinion", *keys)
+            rows = _review_rows(
+                world, day, _key("r", world, batch, told.number), visits.user[told.visit], told.item,
+                _key("o", world, batch, visits.number[told.visit]), below(80_000, world.seed, "reviewed at", *keys), stars,
+                _taken(words.HEADLINES, mood), _taken(_OPINIONS, text), _taken(words.LANGUAGES, lang),
+            )
+            yield rows, uniform(world.seed, "judged", *keys) < 0.3, None
+    # a seller pays a ring's accounts to praise one product a week
+    rings = world.active_rings(day)
+    sizes = world.ring_size(rings)
+    ring = np.repeat(rings, sizes)
+    member = np.arange(len(ring)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    writes = uniform(world.seed, "paid review", day, ring, member) < 0.5
+    ring, member = ring[writes], member[writes]
+    if len(ring):
+        whose = (day, ring, member)
+        rows = _review_rows(
+            world, day, numbered(f"r{world.on(day):%Y%m%d}p", ring * 100 + member, 9), world.ring_member(ring, member),
+            below(world.items_at(day), world.seed, "paid for", ring, day // 7), pa.nulls(len(ring), pa.string()),
+            below(80_000, world.seed, "paid at", *whose), np.full(len(ring), 5), pa.repeat(words.HEADLINES[2], len(ring)),
+            _taken(words.PAID_OPINIONS, below(len(words.PAID_OPINIONS), world.seed, "praise", *whose)), pa.repeat("en", len(ring)),
+        )
+        yield rows, uniform(world.seed, "found out", *whose) < 0.85, ring
 
 
-def _review(world: World, day: int, key: str, user: int, item: int, order: str | None, second: int, stars: int, headline: str,
-            body: str, lang: str, judged: bool, campaign: str) -> dict[str, Any]:
-    at = f"{datetime.fromtimestamp(world.midnight(day) + second, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    return {"review": key, "customer": f"C{user:08d}", "sku": f"SKU-{item:06d}", "order_no": order, "written_at": at, "stars": stars,
-            "headline": headline, "body": body, "lang": lang, "fake": None, "fake_known_at": None, "changed_at": at,
-            "judged": judged, "campaign": campaign}
+_LANGUAGE_OF = np.asarray([words.LANGUAGES.index(lang) for lang in words.COUNTRY_LANGUAGE])
+_OPINIONS = tuple(text for lang in words.LANGUAGES for mood in words.OPINIONS[lang] for text in mood)
+
+
+def _review_rows(world: World, day: int, keys: pa.Array, users_: np.ndarray, items_: np.ndarray, order_ids: pa.Array, second: np.ndarray,
+                 stars: np.ndarray, headline: pa.Array, body: pa.Array, lang: pa.Array) -> pa.Table:
+    at, n = moments(world.midnight(day) + second), len(stars)
+    return pa.table([
+        keys, user_id(users_), sku(items_), order_ids, at, pa.array(stars), headline, body, lang,
+        pa.nulls(n, pa.bool_()), pa.nulls(n, pa.string()), at,
+    ], schema=REVIEWS)
