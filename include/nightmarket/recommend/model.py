@@ -68,6 +68,7 @@ class Recommender:
         self.catalogue = catalogue
         self._towers = Towers(towers_model, towers.TowerShape(**config["towers"]), tuple(config["countries"]))
         self._ranker = ranker_model
+        self._score = ranker.scorer(ranker_model)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ class Recommender:
         codes = np.array([place_of.get(i, 0) for i in evidence.histories.item_ids], dtype=np.int32)
         generator = self._towers.generator(evidence, codes, evidence.catalogue)
         for block in training.lists(evidence, users, limit or self.config["candidates"], generator):
-            answer = ranker.score(self._ranker, block.features)
+            answer = self._score(block.features)
             items = block.candidates.items
             # columns in the order of item codes, so that equal scores are settled by code and not by proposal
             order = np.argsort(np.where(items >= 0, items, np.iinfo(np.int64).max), axis=1, kind="stable")

@@ -8,6 +8,7 @@ of one pass over the data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,13 +97,16 @@ class RankingTask:
         return listwise + 20.0 * self.behaviour_weight * tf.reduce_sum(behaviours * present, axis=1)
 
 
-def score(model: Any, features: np.ndarray, block: int = 256) -> np.ndarray:
-    """(n, L, 1 + tasks) float32: ranking score and logits, averaged over members. features (n, L, F)."""
+def scorer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of features (n, L, F) to (n, L, 1 + tasks) float32: ranking score and logits, averaged over members."""
     tf = tensorflow()
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=[tf.TensorSpec((None, None, model.input_shape[-1]), tf.float32)])
     def answer(part: Any) -> Any:
-        return tf.reduce_mean(model(part, training=False), axis=2)
+        return tf.reduce_mean(tf.cast(model(part, training=False), tf.float32), axis=2)
 
-    parts = [answer(tf.constant(features[n : n + block])).numpy() for n in range(0, len(features), block)]
-    return np.concatenate(parts) if parts else np.zeros((0, features.shape[1], OUTPUTS), np.float32)
+    def score(features: np.ndarray, block: int = 256) -> np.ndarray:
+        parts = [answer(tf.constant(features[n : n + block])).numpy() for n in range(0, len(features), block)]
+        return np.concatenate(parts) if parts else np.zeros((0, features.shape[1], OUTPUTS), np.float32)
+
+    return score

@@ -228,8 +228,8 @@ def purchase_days(events: Histories, first: float, end: float) -> tuple[Moments,
 def write(
     folder: Path, name: str, events: Histories, first: float, end: float, shape: TowerShape, codes: np.ndarray,
     countries: np.ndarray, seed: int, block: int = 20_000,
-) -> tuple[list[Path], np.ndarray]:
-    """Writes the examples of purchase days between `first` and `end` as Parquet files; (files, (items + 1,) target counts)."""
+) -> tuple[list[Path], int]:
+    """Writes the examples of purchase days between `first` and `end` as Parquet files; (files, examples with a target)."""
     moments, owner, item = purchase_days(events, first, end)
     rng = np.random.default_rng([seed, int(first) % 2**31, int(end) % 2**31])
     # of a basket of more than TARGETS items, the first TARGETS of a seeded order
@@ -239,7 +239,6 @@ def write(
     kept = place < TARGETS
     targets = np.zeros((len(moments.user), TARGETS), np.int32)
     targets[owner[kept], place[kept]] = codes[item[kept]]
-    frequency = np.bincount(targets[targets > 0], minlength=shape.items + 1).astype(np.float64)
     files = []
     for start in range(0, len(moments.user), block):
         part = Moments(moments.user[start : start + block], moments.time[start : start + block])
@@ -250,7 +249,7 @@ def write(
         columns["targets"] = as_lists(targets[start : start + block])
         columns["weight"] = pa.array((targets[start : start + block] > 0).any(axis=1).astype(np.float32))
         files.append(write_examples(folder, f"{name}-{start // block:04d}", columns))
-    return files, frequency
+    return files, int((targets > 0).any(axis=1).sum())
 
 
 def examples(files: list[Path], shape: TowerShape, batch_size: int, seed: int | None) -> Examples:

@@ -186,13 +186,17 @@ def train(
     files_train: list[Path] = []
     files_valid: list[Path] = []
     kept_out = held_out(past.user_ids)
-    current: Towers | None = None
+    # what negatives are drawn by; a proposal that the loss corrects for, so it may be of all time
+    frequency = np.concatenate([[0.0], bought_items(past)])
+    trainer = loop.Trainer(
+        towers.RetrievalTask(shape, towers.content_table(priced), frequency, settings.seed), placement, settings.batch_size,
+        settings.clip_norm, settings.seed, TOWER_WEIGHT_DECAY)
+    current = Towers(trainer.model, shape, names)
     moments = [*cuts, cut]
     begin = first
     for n, moment in enumerate(moments):
         with logs.stage(_LOG, "towers_trained", stage=n + 1, of=len(moments)) as said:
-            current, history = _tower_stage(
-                past, priced, shape, names, codes, country, begin, moment, n, settings, work, placement, current, kept_out)
+            history = _tower_stage(trainer, past, shape, codes, country, begin, moment, n, settings, work, kept_out)
             said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None}
             account[f"towers_{n}"] = history[-1] if history else {}
         begin = moment
@@ -203,7 +207,6 @@ def train(
             files_train += made[0]
             files_valid += made[1]
             said["files"] = len(made[0]) + len(made[1])
-    assert current is not None
     with logs.stage(_LOG, "ranker_trained") as said:
         model, rank_shape, history = _train_ranker(files_train, files_valid, settings, work, placement)
         said |= {"epochs": len(history), **history[-1]}
@@ -213,34 +216,30 @@ def train(
     return current, model, rank_shape, account
 
 
+def bought_items(past: Histories) -> np.ndarray:
+    """(items,) purchases."""
+    return np.bincount(past.of(PURCHASE).item, minlength=past.items).astype(np.float64)
+
+
 def _tower_stage(
-    past: Histories, catalogue: Catalogue, shape: towers.TowerShape, names: tuple[str, ...], codes: np.ndarray, country: np.ndarray,
-    begin: float, end: float, stage: int, settings: Settings, work: Path, placement: Placement, before: Towers | None,
-    kept_out: np.ndarray,
-) -> tuple[Towers, list[dict[str, float]]]:
+    trainer: loop.Trainer, past: Histories, shape: towers.TowerShape, codes: np.ndarray, country: np.ndarray, begin: float, end: float,
+    stage: int, settings: Settings, work: Path, kept_out: np.ndarray,
+) -> list[dict[str, float]]:
     """One stage: the first from scratch, stopped early by shoppers kept out; later ones continue on the purchase days since."""
     folder = work / f"towers-{stage}"
-    learners = past if before is not None else past.where(~kept_out[past.user])
-    train_files, frequency = towers.write(folder, "train", learners, begin, end, shape, codes, country, settings.seed)
-    task = towers.RetrievalTask(shape, towers.content_table(catalogue), frequency, settings.seed)
-    if not frequency.any():
-        if before is not None:
-            return before, []
-        return Towers(task.build(), shape, names), []
-    data = towers.examples(train_files, shape, settings.batch_size, settings.seed + stage)
+    first = stage == 0
+    learners = past.where(~kept_out[past.user]) if first else past
+    files, examples = towers.write(folder, "train", learners, begin, end, shape, codes, country, settings.seed)
+    if not examples:
+        return []
     valid = None
-    if before is None:
-        valid_files, count = towers.write(
-            folder, "valid", past.where(kept_out[past.user]), begin, end, shape, codes, country, settings.seed)
-        valid = towers.examples(valid_files, shape, settings.batch_size, None) if count.any() else None
-    epochs = settings.epochs if before is None else CONTINUED_EPOCHS
+    if first:
+        valid_files, some = towers.write(folder, "valid", past.where(kept_out[past.user]), begin, end, shape, codes, country, settings.seed)
+        valid = towers.examples(valid_files, shape, settings.batch_size, None) if some else None
     plan = loop.Plan(
-        epochs=epochs, learning_rate=settings.learning_rate if before is None else settings.learning_rate / 4,
-        clip_norm=settings.clip_norm, patience=settings.patience, seed=settings.seed + stage, weight_decay=TOWER_WEIGHT_DECAY,
-        checkpoint_steps=200,
-    )
-    model, history = loop.fit(task, data, valid, plan, placement, folder, start=before.model if before else None)
-    return Towers(model, shape, names), history
+        epochs=settings.epochs if first else CONTINUED_EPOCHS, learning_rate=settings.learning_rate * (1.0 if first else 0.25),
+        patience=settings.patience, checkpoint_steps=200)
+    return trainer.fit(towers.examples(files, shape, settings.batch_size, settings.seed + stage), valid, plan, folder)
 
 
 def _write_lists(
@@ -286,12 +285,13 @@ def _train_ranker(
     mean, deviation = _moments(train_files, fields, shape)
     data = Examples(tuple(train_files), fields, RANKER_BATCH, shuffle_rows=1024, seed=settings.seed)
     valid = Examples(tuple(valid_files), fields, RANKER_BATCH) if valid_files else None
+    trainer = loop.Trainer(
+        ranker.RankingTask(shape, mean, deviation), placement, RANKER_BATCH, settings.clip_norm, settings.seed, RANKER_WEIGHT_DECAY)
     plan = loop.Plan(
-        epochs=min(RANKER_EPOCHS, settings.epochs), learning_rate=settings.learning_rate, clip_norm=settings.clip_norm,
-        patience=settings.patience, seed=settings.seed, weight_decay=RANKER_WEIGHT_DECAY, warmup_steps=20, checkpoint_steps=200,
-    )
-    model, history = loop.fit(ranker.RankingTask(shape, mean, deviation), data, valid, plan, placement, work / "ranker")
-    return model, shape, history
+        epochs=min(RANKER_EPOCHS, settings.epochs), learning_rate=settings.learning_rate, patience=settings.patience, warmup_steps=20,
+        checkpoint_steps=200)
+    history = trainer.fit(data, valid, plan, work / "ranker")
+    return trainer.model, shape, history
 
 
 def _moments(files: list[Path], fields: tuple[Any, ...], shape: ranker.RankerShape) -> tuple[np.ndarray, np.ndarray]:
@@ -312,10 +312,11 @@ def _moments(files: list[Path], fields: tuple[Any, ...], shape: ranker.RankerSha
 
 def _thresholds(model: Any, shape: ranker.RankerShape, files: list[Path], present: np.ndarray) -> dict[str, float]:
     """By behaviour, the probability above which 'will do it' is said: largest F1 on the shoppers kept out of training."""
+    score = ranker.scorer(model)
     found: list[list[np.ndarray]] = [[] for _ in ranker.TASKS]
     truth: list[list[np.ndarray]] = [[] for _ in ranker.TASKS]
     for batch in Examples(tuple(files), ranker.input_fields(shape), 128).batches():
-        logits = ranker.score(model, batch["features"])
+        logits = score(batch["features"])
         listed = (batch["listed"] > 0) & (batch["weight"] > 0)[:, None]
         for n in range(len(ranker.TASKS)):
             found[n].append(logits[..., 1 + n][listed])
