@@ -19,7 +19,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, chain
 
-from nightmarket.orchestration import FEATURES, asset, defaults, form, job_task
+from nightmarket.orchestration import FEATURES, TellFailure, asset, defaults, form, job_task
 
 with DAG(
     dag_id="recommendation_training",
@@ -28,6 +28,7 @@ with DAG(
     schedule=PartitionedAssetTimetable(assets=asset(FEATURES)),
     params=form(datasets=False),
     dagrun_timeout=timedelta(hours=12),
+    on_failure_callback=TellFailure("recommendations"),  # of the delivery's failures `report` tells
     **defaults("recommendations", ["models"]),
 ):
     chain(*map(job_task, ("train", "evaluate", "register", "bless", "publish")))

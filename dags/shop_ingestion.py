@@ -30,9 +30,7 @@ with DAG(
     dag_id="shop_ingestion",
     description="Take a night's delivery in, clean it, judge it, report on it.",
     doc_md=__doc__,
-    schedule=NightTimetable(
-        settings.shop.schedule.ingestion, timezone=settings.shop.time_zone, scheduled=settings.scheduled
-    ),
+    schedule=NightTimetable(settings.shop.schedule.ingestion, zone=settings.shop.time_zone, scheduled=settings.scheduled),
     params=form(),
     dagrun_timeout=timedelta(hours=8),
     **defaults("events", ["data"]),

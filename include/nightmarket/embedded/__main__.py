@@ -78,7 +78,8 @@ def _run(settings: Settings, args: argparse.Namespace) -> int:
 def _up(settings: Settings, args: argparse.Namespace) -> int:
     told = services.running(airflow.state(settings))
     if not told:
-        with _start(settings, Screen(), scheduled=True) as (supervisor, _):
+        # the demo shop's calendar is its own: the night of today would leave a gap of months
+        with _start(settings, Screen(), scheduled=settings.shop.demo is None) as (supervisor, _):
             supervisor.keep = True
     return _status(settings, args)
 

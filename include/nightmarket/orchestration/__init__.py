@@ -12,13 +12,14 @@ from typing import Any
 from airflow.sdk import Asset, TriggerRule
 
 from nightmarket.contracts import FEATURES, Dataset
+from nightmarket.orchestration.alerts import TellFailure, deadline
 from nightmarket.orchestration.night import form, macros
 from nightmarket.orchestration.operator import JobOperator
 from nightmarket.orchestration.timetable import NightTimetable
 from nightmarket.shop import Settings, load_shop
 from nightmarket.steps import step
 
-__all__ = ["FEATURES", "JobOperator", "NightTimetable", "TriggerRule", "asset", "defaults", "form", "job_task", "shop"]
+__all__ = ["FEATURES", "JobOperator", "NightTimetable", "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task", "shop"]
 
 
 @lru_cache(maxsize=1)
@@ -61,8 +62,8 @@ def defaults(owner: str, tags: list[str], **options: Any) -> dict[str, Any]:
     settings = shop()
     return {
         "tags": ["nightmarket", settings.shop.shop, *tags],
-        "owner_links": {},
         "catchup": False,  # history is asked for by a backfill or a first load, never by surprise
+        "deadline": deadline(owner),
         "max_active_runs": 1,  # nights in their order; a second run of a date waits and then finds it current
         "user_defined_macros": macros(settings.zone),
         "default_args": {

@@ -40,7 +40,7 @@ class JobOperator(BaseOperator):
     the list of published manifests' paths. A dry run ends as skipped, so that no asset event says that data changed.
 
     :param command: the command line (templated). `--result` is added when it runs.
-    :param may_be_late: after the last retry a fault leaves the task skipped instead of failed.
+    :param may_be_late: what cannot be done leaves the task skipped instead of failed: the next night tries again.
     """
 
     template_fields: Sequence[str] = ("command",)
@@ -58,14 +58,17 @@ class JobOperator(BaseOperator):
             result = Path(folder) / "manifests.json"
             code = self._run([*shlex.split(self.command), "--result", str(result)])
             manifests = json.loads(result.read_text()) if result.exists() else []
-        if code == DONE:
-            if (context.get("params") or {}).get("dry_run"):
-                raise AirflowSkipException("dry run: nothing was published")
+        dry = bool((context.get("params") or {}).get("dry_run"))
+        if code == DONE and not dry:
             self._mark_partition(context)
             return manifests
-        if code in _WHY:
-            raise AirflowFailException(f"exit code {code}: {_WHY[code]}")
+        if code == DONE:
+            raise AirflowSkipException("dry run: nothing was published")
         what = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+        if dry and code != USAGE:
+            raise AirflowSkipException(f"dry run: {what}: it may need what an earlier step would have published")
+        if code in _WHY:
+            raise (AirflowSkipException if self.may_be_late else AirflowFailException)(f"{what}: {_WHY[code]}")
         ti = context.get("ti")
         if self.may_be_late and ti is not None and ti.try_number > (ti.max_tries or 0):
             raise AirflowSkipException(f"{what}: given up for this night; the next one tries again")

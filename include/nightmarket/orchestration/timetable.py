@@ -9,8 +9,9 @@ included. Registered with Airflow by plugins/nightmarket_plugin.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from airflow.timetables.base import DagRunInfo
 from airflow.timetables.trigger import CronPartitionTimetable
@@ -23,13 +24,13 @@ KEY_FORMAT = "%Y-%m-%d"
 
 
 class NightTimetable(CronPartitionTimetable):
-    """`cron` ticks in `timezone`; each run's partition is the day before, `YYYY-MM-DD`.
+    """`cron` ticks in `zone`; each run's partition is the day before, `YYYY-MM-DD`.
 
     With `scheduled=False` no run starts by itself, while backfills and manual runs work as ever.
     """
 
-    def __init__(self, cron: str, *, timezone: Any, scheduled: bool = True) -> None:
-        super().__init__(cron, timezone=timezone, key_format=KEY_FORMAT)
+    def __init__(self, cron: str, *, zone: Any, scheduled: bool = True) -> None:
+        super().__init__(cron, timezone=zone, key_format=KEY_FORMAT)
         self._scheduled = scheduled
 
     def serialize(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class NightTimetable(CronPartitionTimetable):
     def deserialize(cls, data: dict[str, Any]) -> NightTimetable:
         from airflow._shared.timezones.timezone import parse_timezone
 
-        return cls(data["expression"], timezone=parse_timezone(data["timezone"]), scheduled=data["scheduled"])
+        return cls(data["expression"], zone=parse_timezone(data["timezone"]), scheduled=data["scheduled"])
 
     @property
     def summary(self) -> str:
@@ -65,12 +66,8 @@ class NightTimetable(CronPartitionTimetable):
         return self._midnight(day)
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterator[DagRunInfo]:
-        """The runs that the schedule has for each day from `earliest` to `latest`, both whole days included.
-
-        The wall clock of both bounds is read in the shop's zone, as Airflow's other partitioned timetables do.
-        """
-        first = self.localize_partition_datetime(earliest).in_timezone(self._timezone).date()
-        last = self.localize_partition_datetime(latest).in_timezone(self._timezone).date()
+        """The runs that the schedule has for each day from `earliest` to `latest`, both whole days included."""
+        first, last = self._day_of(earliest), self._day_of(latest)
         tick = self._align_to_next(self._midnight(first + timedelta(days=1)))
         seen = None
         while True:
@@ -82,7 +79,13 @@ class NightTimetable(CronPartitionTimetable):
             seen = key
             tick = self._get_next(tick)
 
-    def _midnight(self, day: Any) -> DateTime:
+    def _day_of(self, bound: datetime) -> date:
+        """The day that a bound means. The command line and a page set to UTC say midnight in UTC, a page set to the
+        shop's zone says midnight there: both name their day. Any other moment is of the day it falls on in the shop."""
+        utc = bound.astimezone(timezone.utc)
+        return utc.date() if utc.time() == time.min else bound.astimezone(ZoneInfo(self._timezone.name)).date()
+
+    def _midnight(self, day: date) -> DateTime:
         import pendulum
 
         return pendulum.datetime(day.year, day.month, day.day, tz=self._timezone).in_timezone("UTC")
