@@ -2,8 +2,8 @@
 
 A partition is `<lake>/<layer>/<name>/run_date=<date>/`: a folder of rows named by its content (`v-<digest>`), with the
 rejected rows in `_quarantine` inside it, and `manifest.json`, which names that folder. Publication replaces the manifest
-by one rename, so a reader sees the old partition or the new one. Debris of killed writers lies in `.staging-*`, which
-readers never look at and the next writer of the partition removes.
+by one rename, so a reader sees the old partition or the new one. Debris of killed writers (`.staging-*`, versions that no
+manifest names) is nothing that readers look at; the next writer of the dataset removes it. Locks die with their process.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from nightmarket.contracts import QUARANTINE_COLUMNS, Dataset
 from nightmarket.contracts.model import Dataset as _Dataset
 from nightmarket.lake.manifest import Input, Manifest
 
 if TYPE_CHECKING:
+    import numpy
     import pyarrow
     from pyspark.sql import DataFrame, SparkSession
 
 QUARANTINE = _Dataset("quarantine", "bronze", "Rejected rows.", QUARANTINE_COLUMNS, ())
+_NULL_HASH = 0x9E3779B97F4A7C15
 _KEPT_VERSIONS = 2  # the published one and the one before: a reader that opened the old manifest may still be reading
+_LOCKED_NIGHTS = 31  # a range of more nights locks its dataset as a whole
 
 
 class LakeError(Exception):
@@ -91,55 +94,59 @@ class Lake:
 
         Locks are taken in date order, so two writers of overlapping ranges cannot wait for each other.
         """
-        handles = []
-        deadline = time.monotonic() + wait_seconds
-        try:
-            for day in sorted(set(dates)):
-                folder = self._folder(dataset, day)
-                folder.mkdir(parents=True, exist_ok=True)
-                handle = (folder / ".lock").open("a")
-                handles.append(handle)
-                while True:
-                    try:
-                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        if time.monotonic() > deadline:
-                            raise Busy(f"{dataset.id} of {day} is being written by another process; "
-                                       f"wait for it or stop it, then run again") from None
-                        time.sleep(0.2)
-            staging = self._folder(dataset) / f".staging-{uuid.uuid4().hex[:12]}"
-            for day in dates:
+        nights = tuple(sorted(set(dates)))
+        with self._held(dataset, nights, wait_seconds), _staging(self._folder(dataset)) as staging:
+            for day in nights:
                 self._sweep(dataset, day)
-            try:
-                yield Writer(self, dataset, tuple(sorted(set(dates))), staging)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-        finally:
-            for handle in handles:
-                handle.close()  # closing releases the lock, as the death of the process would
+            yield Writer(self, dataset, nights, staging)
 
-    def drop(self, dataset: Dataset, run_date: date) -> None:
-        """Retention: the manifest goes first, so no reader finds half a partition."""
+    @contextmanager
+    def _held(self, dataset: Dataset, nights: Sequence[date], wait_seconds: float) -> Iterator[None]:
+        deadline = time.monotonic() + wait_seconds
+        # A long range locks the dataset alone, a short one shares it and locks its nights: a first load of years holds one
+        # file a dataset instead of one a night, of which libraries that wait with select() stand no more than 1,024.
+        alone = len(nights) > _LOCKED_NIGHTS
+        wanted = [(self.root / ".locks" / dataset.id, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, nights[0] if nights else None)]
+        wanted += [] if alone else [(self._folder(dataset, day) / ".lock", fcntl.LOCK_EX, day) for day in nights]
+        with ExitStack() as stack:
+            for path, how, day in wanted:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # closing releases the lock, as the death of the process would
+                handle = stack.enter_context(path.open("a"))
+                while not _locked(handle, how):
+                    if time.monotonic() > deadline:
+                        raise Busy(f"{dataset.id} of {day} is being written by another process; "
+                                   f"wait for it or stop it, then run again")
+                    time.sleep(0.2)
+            for day in nights:
+                self._folder(dataset, day).mkdir(parents=True, exist_ok=True)
+            yield
+
+    def drop(self, dataset: Dataset, run_date: date, wait_seconds: float = 900) -> None:
+        """Retention: the manifest goes first, so no reader finds half a partition. Raises Busy while it is being written."""
         folder = self._folder(dataset, run_date)
-        (folder / "manifest.json").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.is_dir():
+            return
+        with self._held(dataset, [run_date], wait_seconds):
+            (folder / "manifest.json").unlink(missing_ok=True)
+            for version in folder.glob("v-*"):
+                shutil.rmtree(version, ignore_errors=True)
 
     def _folder(self, dataset: Dataset, run_date: date | None = None) -> Path:
         base = self.root / dataset.layer / dataset.name
         return base if run_date is None else base / f"run_date={run_date.isoformat()}"
 
     def _sweep(self, dataset: Dataset, run_date: date) -> None:
-        """Removes what killed writers left of this partition: versions that no manifest names, staging without an owner."""
+        """Removes what killed writers left of this partition, whose lock is held: versions that no manifest names but for
+        the one before, and manifests that were never put into place."""
         folder = self._folder(dataset, run_date)
         named = self.manifest(dataset, run_date)
         versions = sorted(folder.glob("v-*"), key=lambda p: p.stat().st_mtime, reverse=True)
         others = [v for v in versions if named is None or v.name != named.version]
         for stale in others if named is None else others[_KEPT_VERSIONS - 1 :]:
             shutil.rmtree(stale, ignore_errors=True)
-        for staging in self._folder(dataset).glob(".staging-*"):
-            if time.time() - staging.stat().st_mtime > 86_400:  # other dates' writers may be alive
-                shutil.rmtree(staging, ignore_errors=True)
+        for unfinished in folder.glob(".manifest.json.*"):
+            unfinished.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,10 @@ class Partition:
 
     @property
     def files(self) -> list[Path]:
-        """Parquet files of the rows, in a stable order."""
+        """Parquet files of the rows, in a stable order. Raises LakeError where the version is gone."""
+        if self.manifest.rows_out and not self.folder.is_dir():
+            raise LakeError(f"{self.dataset.id} of {self.run_date}: {self.manifest.version} is not there any more; the night was "
+                            f"published again more than once since its manifest was read. Run the step again")
         return sorted(self.folder.glob("*.parquet"))
 
     def arrow(self, columns: Sequence[str] | None = None) -> pyarrow.Table:
@@ -172,7 +182,11 @@ class Partition:
         wanted = list(columns) if columns else schema.names
         picked = pa.schema([schema.field(n) for n in wanted])
         tables = [pq.ParquetFile(f).read(columns=wanted).select(wanted).cast(picked) for f in self.files]
-        return pa.concat_tables(tables) if tables else picked.empty_table()
+        table = pa.concat_tables(tables) if tables else picked.empty_table()
+        if table.num_rows != self.manifest.rows_out:
+            raise LakeError(f"{self.dataset.id} of {self.run_date}: the manifest says {self.manifest.rows_out} rows, its files hold "
+                            f"{table.num_rows}; run the step that makes it again with --force")
+        return table
 
     def spark(self, spark: SparkSession) -> DataFrame:
         return read_spark(spark, [self], self.dataset)
@@ -281,14 +295,14 @@ class Writer:
         full = hashlib.sha256((digest + rejected_digest).encode()).hexdigest()[:16]
         target = self.lake._folder(self.dataset, run_date)
         version = f"v-{full}"
-        if (target / version).exists():
-            # the same rows are there already (a rerun, or a writer killed before its manifest): keep what was verified
-            kept, _ = content_digest(sorted((target / version).glob("*.parquet")), self.dataset)
-            if kept != rows:
-                shutil.rmtree(target / version)
+        if (target / version).exists() and not _holds(target / version, self.dataset, digest, rejected_digest):
+            # a folder of that name with other rows was damaged after it was written; readers may have it open
+            version = f"{version}-{uuid.uuid4().hex[:6]}"
         if not (target / version).exists():
-            _fsync_tree(rows_folder)
+            # else the same rows are there already, of a rerun or of a writer killed before its manifest
+            _sync_tree(rows_folder)
             rows_folder.replace(target / version)
+            _sync_folder(target)
         made = Manifest(
             dataset=self.dataset.id,
             run_date=run_date.isoformat(),
@@ -337,8 +351,6 @@ def content_digest(files: Sequence[Path], dataset: Dataset) -> tuple[int, str]:
     so the order of rows and files does not matter and a row counted twice does.
     """
     import numpy as np
-    import pandas as pd
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows, total, mixed = 0, 0, 0
@@ -347,22 +359,30 @@ def content_digest(files: Sequence[Path], dataset: Dataset) -> tuple[int, str]:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=200_000, columns=names):
             hashed = np.zeros(batch.num_rows, dtype=np.uint64)
             for i, name in enumerate(names):
-                column = batch.column(batch.schema.get_field_index(name))
-                if pa.types.is_nested(column.type):
-                    values = pd.Series([json.dumps(v, default=str) for v in column.to_pylist()], dtype=object)
-                elif pa.types.is_decimal(column.type):
-                    values = column.cast(pa.string()).to_pandas().astype(object)
-                elif pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type):
-                    values = column.cast(pa.int64()).cast(pa.string()).to_pandas().astype(object)
-                else:
-                    values = column.cast(pa.string()).to_pandas().astype(object)
-                values = values.where(values.notna(), "\0null")
-                part = pd.util.hash_array(values.to_numpy(dtype=object), categorize=True)
+                part = _hashes(batch.column(batch.schema.get_field_index(name)))
                 hashed = hashed * np.uint64(1_000_003) + part + np.uint64(i)
             rows += batch.num_rows
             total = (total + int(np.sum(hashed, dtype=np.uint64))) % 2**64
             mixed ^= int(np.bitwise_xor.reduce(hashed)) if len(hashed) else 0
     return rows, f"{rows}-{total:016x}{mixed:016x}"
+
+
+def _hashes(column: pyarrow.Array) -> numpy.ndarray:
+    """A 64-bit hash of each value's text, each different value hashed once; nulls hash to a value of their own."""
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type):
+        texts = pa.array([None if v is None else json.dumps(v, default=str) for v in column.to_pylist()], pa.string())
+    elif pa.types.is_timestamp(column.type):
+        texts = column.cast(pa.int64()).cast(pa.string())
+    else:
+        texts = column.cast(pa.string())
+    coded = texts.dictionary_encode()
+    # pandas' own way to hash each value once takes strings to end at their first NUL
+    known = pd.util.hash_array(np.array(coded.dictionary.to_pylist(), dtype=object), categorize=False)
+    return np.append(known, np.uint64(_NULL_HASH))[coded.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)].astype(np.uint64)
 
 
 def _reasons(folder: Path) -> tuple[dict[str, int], str]:
@@ -396,17 +416,75 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Rows reach the disk before the manifest that names them."""
+    for path in folder.rglob("*.parquet"):
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+    for inner in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+        _sync_folder(inner)
+
+
+def _sync_folder(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
 
 
-def _fsync_tree(folder: Path) -> None:
-    for path in folder.rglob("*.parquet"):
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+def _holds(version: Path, dataset: Dataset, digest: str, rejected_digest: str) -> bool:
+    """Whether a folder holds exactly these rows and rejections. A file that cannot be read does not."""
+    import pyarrow as pa
+
+    try:
+        _, kept = content_digest(sorted(version.glob("*.parquet")), dataset)
+        _, kept_rejected = _reasons(version / "_quarantine")
+    except (pa.ArrowException, OSError):
+        return False
+    return (kept, kept_rejected) == (digest, rejected_digest)
+
+
+def _locked(handle: IO[str], how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _staging(base: Path) -> Iterator[Path]:
+    """A scratch folder of a dataset whose lock is held while its writer lives. First removes those of dead writers."""
+    base.mkdir(parents=True, exist_ok=True)
+    for mark in base.glob(".staging-*.lock"):
+        _remove_if_dead(mark)
+    while True:
+        mark = base / f".staging-{uuid.uuid4().hex[:12]}.lock"
+        with mark.open("a") as handle:
+            # another writer's sweep may take the mark between its making and its locking: then make another
+            if not _locked(handle) or not mark.exists():
+                continue
+            staging = mark.with_suffix("")
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+                mark.unlink(missing_ok=True)
+            return
+
+
+def _remove_if_dead(mark: Path) -> None:
+    try:
+        with mark.open("r") as handle:
+            if _locked(handle):
+                shutil.rmtree(mark.with_suffix(""), ignore_errors=True)
+                mark.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return  # its writer ended just now
 
 
 def peak_memory_mb() -> float:

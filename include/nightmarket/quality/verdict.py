@@ -14,16 +14,18 @@ from nightmarket.lake import Lake, Manifest, days
 
 
 def passed_nights(lake: Lake, as_of: date) -> frozenset[date]:
-    """Nights up to `as_of` that may feed models and publications."""
+    """Nights up to `as_of` that may feed models and publications.
+
+    A night of a first load was judged with the last night of it: that verdict counts for every night it covers, also when
+    an earlier one of them is run again.
+    """
     verdicts: dict[date, tuple[str, str]] = {}
     for night in lake.dates(QUALITY):
-        if night > as_of:
-            continue
         manifest = lake.manifest(QUALITY, night)
         if manifest is None:
             continue
         first = date.fromisoformat(manifest.notes.get("from_date", manifest.run_date))
-        for day in days(first, night):
+        for day in days(first, min(night, as_of)):
             # a night judged alone, later, counts more than one judged within a first load
             said = (manifest.created_at, manifest.notes["verdict"])
             verdicts[day] = max(verdicts.get(day, ("", "")), said)
