@@ -65,8 +65,7 @@ def page(message: EmailMessage, recipients: Sequence[str] = ()) -> str:
     if body is None or body.get_content_type() != "text/html":
         content = f"<pre style='white-space:pre-wrap;padding:16px'>{html.escape(content)}</pre>"
     pictures = {
-        str(part["Content-ID"]).strip("<> "): f"data:{part.get_content_type()};base64,{base64.b64encode(part.get_payload(decode=True)).decode()}"
-        for part in message.walk() if part["Content-ID"]
+        str(part["Content-ID"]).strip("<> "): _inline(part) for part in message.walk() if part["Content-ID"] and not part.is_multipart()
     }
     content = re.sub(r"cid:([^\"'\s)]+)", lambda m: pictures.get(m[1], m[0]), content)
     inner = re.search(r"<body[^>]*>(.*)</body>", content, re.DOTALL | re.IGNORECASE)
@@ -78,6 +77,10 @@ def page(message: EmailMessage, recipients: Sequence[str] = ()) -> str:
             f"<body style='margin:0'><div style='font:13px/1.6 system-ui,sans-serif;padding:12px 16px;background:#fff;color:#111827;"
             f"border-bottom:1px solid #e5e7eb'><a href='index.html' style='color:#1d4ed8'>mailbox</a>{head}</div>"
             f"{inner[1] if inner else content}</body></html>")
+
+
+def _inline(part: Any) -> str:
+    return f"data:{part.get_content_type()};base64,{base64.b64encode(part.get_payload(decode=True)).decode()}"
 
 
 def index(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +31,20 @@ def site(settings: Settings) -> Iterator[AbstractDataContext]:
 
 
 def build(made: AbstractDataContext, settings: Settings, run: RunIdentifier) -> Path:
-    """Renders the pages of `run` and of its suites, and the index. Returns the index's path."""
+    """Renders the pages of `run` and of its suites, and the index; drops what is older. Returns the index's path."""
+    from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier
+
+    folder = settings.places.reports / "data_docs"
     store = made.validation_results_store
     keys = store.list_keys()
-    runs = sorted({(k.run_id.run_time, k.run_id.run_name) for k in keys})
+    nights = sorted({k.run_id.run_name for k in keys})
+    gone = set(nights[:-KEPT_RUNS]) - {run.run_name}
     for key in keys:
-        if (key.run_id.run_time, key.run_id.run_name) in runs[:-KEPT_RUNS] and key.run_id != run:
+        if key.run_id.run_name in gone:
             store.remove_key(key)
-    made.build_data_docs(site_names=["quality"])
-    return settings.places.reports / "data_docs" / "index.html"
+    for pages in [p for p in (folder / "validations").rglob("*") if p.name in gone]:
+        shutil.rmtree(pages)
+    fresh = [k for k in keys if k.run_id.run_name == run.run_name]
+    suites = [ExpectationSuiteIdentifier(name=k.expectation_suite_identifier.name) for k in fresh]
+    made.build_data_docs(site_names=["quality"], resource_identifiers=[*fresh, *suites])
+    return folder / "index.html"

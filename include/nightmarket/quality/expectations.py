@@ -79,6 +79,14 @@ class ContractStatistics(TableMetricProvider):
 class _FromStatistics:
     """Asks for the one metric and answers the questions of the GX class that comes next in the inheritance."""
 
+    if TYPE_CHECKING:  # what the GX class next in the inheritance has
+        configuration: Any
+        dataset: str
+        column: str
+        map_metric: str
+
+        def _answers(self, seen: dict[str, Any]) -> dict[str, Any]: ...
+
     def get_validation_dependencies(self, execution_engine: Any = None, runtime_configuration: Any = None, **_: Any) -> Any:
         needed = gxe.Expectation.get_validation_dependencies(self, execution_engine, runtime_configuration)
         # the same domain and arguments for every expectation of the batch, so that GX resolves the metric once
@@ -88,7 +96,7 @@ class _FromStatistics:
 
     def _validate(self, metrics: dict, runtime_configuration: Any = None, execution_engine: Any = None) -> Any:
         answers = self._answers(metrics[STATISTICS])
-        return super()._validate(answers, runtime_configuration=runtime_configuration, execution_engine=execution_engine)
+        return super()._validate(answers, runtime_configuration=runtime_configuration, execution_engine=execution_engine)  # type: ignore[misc]
 
     def _counts(self, seen: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -11,8 +11,9 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from decimal import Decimal
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -292,7 +293,13 @@ def layer_gaps(batch: Batch) -> list[str]:
 
 
 def _sum_gaps(raw: Manifest, clean: Manifest) -> list[str]:
-    return []
+    """Totals that ingestion says it gave and cleaning says it took, to the last digit."""
+    gaps = []
+    for expression in raw_of(raw.dataset.split(".")[1]).sums:
+        gave, took = raw.sums.get(f"out: {expression}"), clean.sums.get(f"in {expression}")
+        if gave is not None and took is not None and Decimal(gave) != Decimal(took):
+            gaps.append(f"sum of {expression}: bronze gave {Decimal(gave):,f}, silver took {Decimal(took):,f}")
+    return gaps
 
 
 def _sum_reasons(manifests: Collection[Manifest]) -> dict[str, int]:
@@ -392,6 +399,4 @@ def judge(
 
 
 def _with_examples(finding: Finding, rows: DataFrame, dataset: Dataset) -> Finding:
-    from dataclasses import replace
-
     return replace(finding, examples=examples(rows, finding, dataset))

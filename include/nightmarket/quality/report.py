@@ -178,7 +178,7 @@ def _example(example: dict[str, Any], language: Language, personal: bool) -> str
         if personal:
             parts.append("‹…›")
         else:
-            parts.append(TEXTS[language]["empty.value"] if value is None else f"“{value}”")
+            parts.append(TEXTS[language]["empty.value"] if value is None else f'"{value}"')
     if "reason" in example:
         parts.append(reason(language, example["reason"]))
     for key in ("file", "column", "night"):
@@ -292,6 +292,6 @@ def mail(report: Report, image: bytes, sender: str) -> EmailMessage:
     message.set_content(plain(report), cte="quoted-printable" if report.language == "en" else "base64")
     cid = f"trend-{report.run_date}-{report.digest()}@nightmarket"
     message.add_alternative(html(report, f"cid:{cid}"), subtype="html", cte="quoted-printable" if report.language == "en" else "base64")
-    related = message.get_payload()[1]
-    related.add_related(image, maintype="image", subtype="png", cid=f"<{cid}>", filename="trend.png", disposition="inline")
+    *_, shown = message.iter_parts()
+    shown.add_related(image, maintype="image", subtype="png", cid=f"<{cid}>", filename="trend.png", disposition="inline")
     return message
