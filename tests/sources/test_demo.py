@@ -22,13 +22,16 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from jobs import deliver as job
 from nightmarket.command import UsageError
 from nightmarket.shop import DEFAULT_SHOP, FilesSource, load_shop, parse_shop
 from nightmarket.sources import demo
-from nightmarket.sources.demo import dirt, sessions, tables, words, world as worlds
+from nightmarket.sources.demo import dirt, sessions, tables, words
+from nightmarket.sources.demo import world as worlds
 from nightmarket.sources.demo.draw import bits, hexed, moments, numbered
 from nightmarket.sources.demo.world import World, season
 

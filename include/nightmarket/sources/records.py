@@ -13,6 +13,7 @@ Spark's Python workers import this module: it stays light.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -36,7 +37,8 @@ READING_DDL = f"`{NIGHT}` date, `{FILE}` string, `{ROW}` long, `{BAD}` string, `
 
 _BATCH_ROWS = 16_384
 _QUOTED_LINES, _QUOTED_CHARS = 1_000, 1 << 20  # a quoted field longer than this is a quote that was never closed
-_WIDE = ("utf-16", "utf-32")
+_WIDE, _WIDE_UNITS = ("utf-16", "utf-32"), ("16", "32")
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins with that of UTF-16-LE
 _OPEN = "a quote that never closes"
 
 
@@ -100,13 +102,7 @@ def records(stream: Any, layout: Layout, width: int | None = None) -> Iterator[R
 def _text_lines(stream: Any, encoding: str) -> Iterator[str]:
     """Lines without their line feed and without a byte order mark; what cannot be decoded comes as _Undecodable."""
     if encoding.lower().replace("_", "-").startswith(_WIDE):
-        # a line feed is more than one byte here; undecodable ones become U+FFFD
-        try:
-            for line in io.TextIOWrapper(stream, encoding, errors="replace", newline="\n"):
-                text = line.removesuffix("\n").removeprefix("\ufeff")
-                yield _Undecodable(text) if "\ufffd" in text else text
-        except UnicodeError:  # no byte order mark where the codec needs one
-            yield _Undecodable("")
+        yield from _wide_lines(stream, encoding)
         return
     first = True
     for raw in stream:
@@ -117,6 +113,23 @@ def _text_lines(stream: Any, encoding: str) -> Iterator[str]:
             yield raw.decode(encoding)
         except UnicodeDecodeError:
             yield _Undecodable(raw.decode("ascii", errors="backslashreplace"))
+
+
+def _wide_lines(stream: Any, encoding: str) -> Iterator[str]:
+    """The same where a line feed is more than one byte; what cannot be decoded becomes U+FFFD, and its line _Undecodable."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    mark = stream.peek(4)[:4]
+    if encoding[-2:] in _WIDE_UNITS and not mark.startswith(_MARKS):
+        yield _Undecodable("")  # which of its bytes comes first cannot be known
+        return
+    rest, end = "", False
+    while not end:
+        chunk = stream.read(1 << 18)
+        end = not chunk
+        *lines, rest = (rest + decoder.decode(chunk, end)).split("\n")
+        for line in [*lines, rest] if end and rest else lines:
+            text = line.removeprefix("\ufeff")
+            yield _Undecodable(text) if "\ufffd" in text else text
 
 
 def _csv_records(lines: Iterator[str], delimiter: str, width: int | None) -> Iterator[Record]:
