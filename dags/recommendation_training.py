@@ -30,5 +30,5 @@ with DAG(
     dagrun_timeout=timedelta(hours=12),
     on_failure_callback=TellFailure("recommendations"),  # of the delivery's failures `report` tells
     **defaults("recommendations", ["models"]),
-):
+) as dag:
     chain(*map(job_task, ("train", "evaluate", "register", "bless", "publish")))

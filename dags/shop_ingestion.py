@@ -34,7 +34,7 @@ with DAG(
     params=form(),
     dagrun_timeout=timedelta(hours=8),
     **defaults("events", ["data"]),
-):
+) as dag:
     deliver, ingest, clean, gate, aggregate = map(job_task, ("deliver", "ingest", "clean", "gate", "aggregate"))
     report = job_task("report", trigger_rule=TriggerRule.ALL_DONE)  # the owner hears of bad nights above all
     send = job_task("send", may_be_late=True)
