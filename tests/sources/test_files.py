@@ -89,7 +89,7 @@ def test_columns_of_a_file(tmp_path: Path, name: str, content: bytes, layout: La
 
 
 def split(text: bytes, layout: Layout = CSV, width: int | None = 2) -> list[Record]:
-    return list(records(io.BytesIO(text), layout, width))
+    return list(records(io.BufferedReader(io.BytesIO(text)), layout, width))
 
 
 @pytest.mark.parametrize(("text", "expected"), [
