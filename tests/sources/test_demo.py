@@ -522,7 +522,7 @@ def test_planted_dirt_is_what_is_in_the_files(made: duckdb.DuckDBPyConnection, e
 
 @pytest.mark.parametrize("entity", COPIES)
 def test_planted_duplicates_are_what_is_in_the_files(made: duckdb.DuckDBPyConnection, entity: str) -> None:
-    columns = [c for c in demo.FILES[entity][2].names]
+    columns = demo.FILES[entity][2].names
     exact = one(made, f"SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM {entity} GROUP BY night, {', '.join(columns)})")
     planted = one(made, f"SELECT count(*) FROM truth WHERE kind = 'dirt' AND entity = '{entity}' AND name = 'exact_duplicate'")
     assert exact == planted

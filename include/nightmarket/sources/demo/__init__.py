@@ -86,6 +86,8 @@ def _day(world: World, dirt: float, landing: Path, day_date: date) -> Delivery:
         chunks: Counter[str] = Counter()
         for entity, chunk in tables.delivered(world, day, truth):
             rng = generator(world.seed, f"dirt {entity}", day, chunks[entity])
-            sinks[entity].write(soil(entity, chunk, rng, dirt, night, truth))
+            rows = soil(entity, chunk, rng, dirt, night, truth)
+            truth.personal(entity, rows)
+            sinks[entity].write(rows)
             chunks[entity] += 1
     return Delivery(day_date, {e: s.rows for e, s in sinks.items()}, tuple(f for e, f in targets.items() if f.exists()))

@@ -118,7 +118,7 @@ def delivered(world: World, day: int, truth: Truth) -> Iterator[tuple[str, pa.Ta
                 for rows in _order_rows(world, batch, batch.visits.labelled == delay, truth, labelled_on=day):
                     yield "orders", rows
     yield "items", items(world, day)
-    for rows in users(world, day, truth):
+    for rows in users(world, day):
         yield "users", rows
     yield "reviews", reviews(world, day, truth)
 
@@ -128,17 +128,17 @@ def _happened(world: World, batch: Batch, wanted: np.ndarray, truth: Truth) -> I
     """Events and orders of the wanted visits."""
     events = batch.events.where(wanted[batch.events.visit])
     if len(events):
-        yield "events", _event_rows(world, batch, events, truth)
+        yield "events", _event_rows(world, batch, events)
     for rows in _order_rows(world, batch, wanted, truth):
         yield "orders", rows
 
 
-def _event_rows(world: World, batch: Batch, events: Happenings, truth: Truth) -> pa.Table:
+def _event_rows(world: World, batch: Batch, events: Happenings) -> pa.Table:
     visits, at = batch.visits, events.visit
     user = visits.user[at]
-    bought = events.kind == PURCHASE
+    in_order = events.kind >= PURCHASE  # and returns, which name the order they take back
     when = moments(events.at)
-    table = pa.table([
+    return pa.table([
         _key("e", world, batch, events.number),
         when,
         ACTIONS.take(pa.array(events.kind)),
@@ -147,7 +147,7 @@ def _event_rows(world: World, batch: Batch, events: Happenings, truth: Truth) ->
         _masked(pa.array(events.quantity).cast(pa.string()), events.kind == sessions.VIEW),
         _price_texts(events.pence),
         pa.repeat("GBP", len(events)),
-        _masked(_key("o", world, batch, visits.number[at]), ~bought),
+        _masked(_key("o", world, batch, visits.number[at]), ~in_order),
         _key("v", world, batch, visits.number[at]),
         _taken(words.COUNTRIES, visits.country[at]),
         _taken(words.REFERRERS, visits.referrer[at]),
@@ -155,8 +155,6 @@ def _event_rows(world: World, batch: Batch, events: Happenings, truth: Truth) ->
         _ip(visits.ip).take(pa.array(at)),
         when,
     ], schema=EVENTS)
-    truth.personal("events", table, ("device", "client_ip"))
-    return table
 
 
 def _taken_back(world: World, day: int, delay: int, batch: Batch, truth: Truth) -> Iterator[tuple[str, pa.Table]]:
@@ -170,7 +168,7 @@ def _taken_back(world: World, day: int, delay: int, batch: Batch, truth: Truth) 
     units = np.where(part, back.quantity - 1, back.quantity)
     at = world.midnight(day) + 8 * 3600 + below(10 * 3600, world.seed, "returned at", batch.day, back.number)
     gone = replace(back, at=at, kind=np.full(len(back), RETURN), quantity=-units)
-    rows = _event_rows(world, batch, gone, truth)
+    rows = _event_rows(world, batch, gone)
     rows = rows.set_column(0, "id", _key("e", world, batch, back.number, "r"))  # the same number as the purchase's
     rows = rows.set_column(9, "visit", pa.nulls(len(back), pa.string()))
     truth.pairs("return", "events", _key("e", world, batch, back.number), rows["id"])
@@ -226,7 +224,6 @@ def _orders(world: World, batch: Batch, at: np.ndarray, letter: str, when: np.nd
         seen if labelled_at is not None else pa.nulls(n, ORDERS.field("chargeback_known_at").type),
         seen,
     ], schema=ORDERS)
-    truth.personal("orders", table, ("card", "device", "client_ip", "ship_to"))
     if letter == "o" and labelled_at is None and (ring >= 0).any():
         truth.pairs("fraud", "orders", numbered("ring-", ring[ring >= 0], 5), table["order_no"].filter(pa.array(ring >= 0)))
     return table
@@ -280,14 +277,12 @@ def _plain(name: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", name).lower() if c.isascii() and c.isalpha())
 
 
-def users(world: World, day: int, truth: Truth) -> Iterator[pa.Table]:
+def users(world: World, day: int) -> Iterator[pa.Table]:
     """Everybody on the first day; then newcomers and those who moved."""
     changed = world.changed_users(day)
     for start in range(0, len(changed), PEOPLE_AT_ONCE):
         who = changed[start:start + PEOPLE_AT_ONCE]
-        table = _people(world, who, day)
-        truth.personal("users", table, ("email", "phone", "name", "address", "device"))
-        yield table
+        yield _people(world, who, day)
 
 
 def _people(world: World, who: np.ndarray, day: int) -> pa.Table:

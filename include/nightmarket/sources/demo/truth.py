@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightmarket.sources.demo import words
@@ -24,6 +25,12 @@ from nightmarket.sources.demo.draw import numbered
 from nightmarket.sources.demo.world import World
 
 SCHEMA = pa.schema([(n, pa.string()) for n in ("kind", "entity", "name", "value")])
+PERSONAL = {
+    "events": ("device", "client_ip"), "users": ("email", "phone", "name", "address", "device"),
+    "orders": ("card", "device", "client_ip", "ship_to"), "reviews": ("body",),
+}
+CONTACT = r"(?P<contact>hello\.\d{9}@shopper\.example|\+44 7700 9\d{5})"
+"""What dirt may put into a review."""
 PERSONAL_ROWS = 100_000
 """Strings kept for one column of one day: all of them up to shops of some ten million events."""
 
@@ -46,12 +53,15 @@ class Truth:
         values = pa.array(values, pa.string()) if isinstance(values, list) else values
         self.pairs(kind, entity, pa.repeat(name, len(values)), values)
 
-    def personal(self, entity: str, table: pa.Table, columns: Sequence[str]) -> None:
-        """Distinct values of personal columns, up to a bound a day."""
-        for column in columns:
+    def personal(self, entity: str, table: pa.Table) -> None:
+        """Distinct values of the personal columns as delivered, dirt included, up to a bound a day."""
+        for column in PERSONAL.get(entity, ()):
             room = PERSONAL_ROWS - self._personal.get((entity, column), 0)
             if room > 0:
-                values = table[column].unique().drop_null().slice(0, room)
+                values = table[column]
+                if column == "body":  # of a text, the contact in it
+                    values = pc.struct_field(pc.extract_regex(values, CONTACT), 0)
+                values = values.unique().drop_null().slice(0, room)
                 self._personal[entity, column] = self._personal.get((entity, column), 0) + len(values)
                 self.say("personal", entity, column, values)
 
