@@ -76,7 +76,17 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def registry(settings: Settings, empty_database: Path) -> Registry:
-    settings.places.mlflow.mkdir(parents=True)
-    shutil.copy(empty_database, settings.places.mlflow / "mlflow.db")
+def prepared(empty_database: Path) -> Callable[[Settings], None]:
+    """Gives settings an MLflow database that is migrated already."""
+
+    def prepare(settings: Settings) -> None:
+        settings.places.mlflow.mkdir(parents=True)
+        shutil.copy(empty_database, settings.places.mlflow / "mlflow.db")
+
+    return prepare
+
+
+@pytest.fixture
+def registry(settings: Settings, prepared: Callable[[Settings], None]) -> Registry:
+    prepared(settings)
     return Registry(settings)
