@@ -263,7 +263,8 @@ def _render(name: str, report: Report, **more: Any) -> str:
     colour, ground = COLOURS[report.verdict]
     return _environment().get_template(name).render(
         r=report, t=report.t, reason=lambda code: reason(report.language, code), colour=colour, ground=ground,
-        mark=MARKS[report.verdict], nights=TREND_NIGHTS, **more,
+        mark=MARKS[report.verdict], nights=TREND_NIGHTS,
+        gap="" if report.language == "zh" else " ", **more,  # Chinese sentences follow each other without a blank
     )
 
 

@@ -62,6 +62,8 @@ def context(folder: Path | None, docs: Path | None = None) -> AbstractDataContex
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
+    from nightmarket.quality import expectations  # noqa: F401 (registers our expectations, which stored suites name)
+
     if folder is None:
         made: AbstractDataContext = gx.get_context(mode="ephemeral")
     else:
