@@ -7,17 +7,21 @@ ends what was started, its descendants, and whoever else carries the mark: jobs 
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import socket
 import subprocess
+import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -204,15 +208,27 @@ def _until(done: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
+_taken: list[IO[str]] = []
+
+
 def free_port(wanted: int) -> int:
-    """`wanted` where nobody listens on it, else any free port of this machine."""
-    for port in (wanted, 0):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
+    """The first port from `wanted` on that nobody listens on, kept from other starters on this machine until we end.
+
+    A service takes its port half a minute after it was chosen; without the lock two shops started together would collide.
+    """
+    for port in range(wanted, min(wanted + 100, 65_536)):
+        handle = (Path(tempfile.gettempdir()) / f"nightmarket-{os.getuid()}-port-{port}.lock").open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
-    raise ServiceError("no free port on 127.0.0.1")
+        except OSError:  # locked, or somebody listens
+            handle.close()
+            continue
+        _taken.append(handle)
+        return port
+    raise ServiceError(f"ports {wanted} to {wanted + 99} of 127.0.0.1 are all taken; free one of them")
 
 
 def listens(port: int) -> bool:
@@ -222,8 +238,6 @@ def listens(port: int) -> bool:
 
 
 def _in_main_thread() -> bool:
-    import threading
-
     return threading.current_thread() is threading.main_thread()
 
 

@@ -79,18 +79,19 @@ class JobOperator(BaseOperator):
             argv = [sys.executable, *argv[1:]]
         # Airflow's own settings hold its keys; a job needs none of them
         environment = {k: v for k, v in child_environment(PYTHONUNBUFFERED="1").items() if not k.startswith("AIRFLOW__")}
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             argv, cwd=PROJECT, env=environment, text=True, errors="replace", stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent,
         )
+        assert process.stdout is not None
         try:
-            assert self._process.stdout is not None
-            for line in self._process.stdout:
+            for line in process.stdout:
                 level = _LEVEL.match(line)
                 getattr(self.log, level[1].lower() if level else "info")("%s", line.rstrip()[:4000])
-            return self._process.wait()
+            return process.wait()
         finally:
             self._stop()  # a timeout or a kill arrives here as an exception
+            process.stdout.close()
 
     def on_kill(self) -> None:
         self._stop()
@@ -110,8 +111,6 @@ class JobOperator(BaseOperator):
                     process.wait(patience)
                 except subprocess.TimeoutExpired:
                     continue
-        if process.stdout:
-            process.stdout.close()
 
     def _mark_partition(self, context: Any) -> None:
         """Says which night the outlets' events are about, also in a manual run that has no partition of its own."""

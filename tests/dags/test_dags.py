@@ -1,0 +1,182 @@
+"""The DAGs as a closed list: ids, policies, the command of every task, what a parse imports and how long it takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, TriggerRule
+
+from nightmarket.contracts import FEATURES
+from nightmarket.orchestration import JobOperator, NightTimetable
+from nightmarket.orchestration.manual import dags
+from nightmarket.shop import DEFAULT_SHOP, PROJECT, child_environment
+from nightmarket.steps import POOLS, STEPS, step
+
+HERE = Path(__file__).parent
+CHAINS = {
+    "shop_ingestion": {
+        "deliver": {"ingest"}, "ingest": {"clean"}, "clean": {"gate"}, "gate": {"aggregate", "report"}, "report": {"send"},
+        "aggregate": set(), "send": set(),
+    },
+    "recommendation_training": {
+        "train": {"evaluate"}, "evaluate": {"register"}, "register": {"bless"}, "bless": {"publish"}, "publish": set(),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, DAG]:
+    return dags()
+
+
+def test_the_list_of_dags_is_closed(made: dict[str, DAG]) -> None:
+    assert set(made) == set(CHAINS)
+    assert {p.name for p in (PROJECT / "dags").glob("*.py")} == {f"{d}.py" for d in CHAINS}
+
+
+def test_tasks_and_their_order(made: dict[str, DAG]) -> None:
+    found = {d.dag_id: {t.task_id: set(t.downstream_task_ids) for t in d.tasks} for d in made.values()}
+    assert found == CHAINS
+
+
+def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
+    assert sorted(t.task_id for d in made.values() for t in d.tasks) == sorted(s.name for s in STEPS)
+
+
+@pytest.mark.parametrize("dag_id", CHAINS)
+def test_policies_of_a_dag(made: dict[str, DAG], dag_id: str) -> None:
+    dag = made[dag_id]
+    assert dag.doc_md and dag.doc_md.startswith("# ")
+    assert {"nightmarket", "demo"} < dag.tags
+    assert dag.max_active_runs == 1
+    assert not dag.catchup
+    assert dag.dagrun_timeout is not None
+    [late] = dag.deadline if isinstance(dag.deadline, list) else [dag.deadline]
+    assert late.interval.total_seconds() == 180 * 60
+    for name in dag.params:
+        field = dag.params.get_param(name)
+        assert field.description and field.schema["title"], f"{name} explains itself in the form"
+
+
+@pytest.mark.parametrize("name", [s.name for s in STEPS])
+def test_policies_of_a_task(made: dict[str, DAG], name: str) -> None:
+    spec = step(name)
+    [task] = [t for d in made.values() for t in d.tasks if t.task_id == name]
+    assert isinstance(task, JobOperator)
+    assert task.owner != "airflow"
+    assert task.doc_md
+    assert task.retries == spec.retries > 0
+    assert task.retry_exponential_backoff
+    assert task.max_retry_delay is not None
+    assert task.execution_timeout is not None and task.execution_timeout.total_seconds() == spec.timeout_minutes * 60
+    assert task.pool == spec.pool and task.pool in {*POOLS, "default_pool"}
+    assert [a.uri for a in task.outlets] == [d.uri for d in spec.writes]
+    assert [a.uri for a in task.inlets] == [d.uri for d in spec.reads]
+
+
+def test_a_refused_gate_fails_the_run_and_is_reported(made: dict[str, DAG]) -> None:
+    dag = made["shop_ingestion"]
+    assert dag.task_dict["report"].trigger_rule == TriggerRule.ALL_DONE
+    # a leaf behind the gate that needs it: upstream_failed there is what fails the run although report and send succeed
+    assert dag.task_dict["aggregate"].trigger_rule == TriggerRule.NONE_FAILED
+    assert dag.task_dict["send"].may_be_late
+    assert not any(t.may_be_late for d in made.values() for t in d.tasks if t.task_id != "send")
+
+
+def test_schedules(made: dict[str, DAG]) -> None:
+    nightly = made["shop_ingestion"].timetable
+    assert isinstance(nightly, NightTimetable)
+    assert nightly.serialize() == {"expression": "0 2 * * *", "timezone": "Europe/London", "scheduled": True}
+    waits: Any = made["recommendation_training"].timetable
+    assert waits.asset_condition.uri == FEATURES.uri
+    assert [t.task_id for d in made.values() for t in d.tasks if FEATURES.uri in [a.uri for a in t.outlets]] == ["aggregate"]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "scheduled": {"key": "2026-03-04", "params": {}},
+    "first load": {"key": "2026-03-04", "params": {"from_date": "2026-01-05"}},
+    "by hand": {
+        "key": None,
+        "params": {"run_date": "2026-02-01", "datasets": ["items", "events"], "force": True, "dry_run": True},
+    },
+}
+
+
+def _commands(made: dict[str, DAG]) -> str:
+    lines = []
+    for dag_id in CHAINS:
+        dag = made[dag_id]
+        for case, given in CASES.items():
+            lines.append(f"# {dag_id}, {case}")
+            run = SimpleNamespace(partition_key=given["key"], logical_date=None,
+                                  run_after=datetime(2026, 3, 5, 2, tzinfo=timezone.utc))
+            defaults = {n: dag.params[n] for n in dag.params}
+            params = {**defaults, **{k: v for k, v in given["params"].items() if k in defaults}}
+            for task in dag.topological_sort():
+                fresh = dag.task_dict[task.task_id].prepare_for_execution()
+                context = {"dag_run": run, "params": params, "run_id": "a run+1"}
+                fresh.render_template_fields(context, jinja_env=dag.get_template_env())
+                lines.append(fresh.command)
+            lines.append("")
+    return "\n".join(lines)
+
+
+def test_commands_are_the_golden_ones(made: dict[str, DAG]) -> None:
+    """Changed on purpose? `python tests/dags/test_dags.py` writes the file anew; read the difference."""
+    assert _commands(made) == (HERE / "commands.txt").read_text(encoding="utf-8")
+
+
+PARSE = """
+import json, runpy, sys, time
+import airflow.sdk, airflow.plugins_manager, airflow.dag_processing.dagbag
+before = set(sys.modules)
+started = time.process_time()
+runpy.run_path(sys.argv[1])
+seconds = time.process_time() - started
+new = {m.split(".")[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)
+print(json.dumps({"new": sorted(new), "all": sorted({m.split(".")[0] for m in sys.modules}), "seconds": seconds}))
+"""
+HEAVY = {"pyspark", "tensorflow", "keras", "pandas", "numpy", "mlflow", "great_expectations", "sklearn", "scipy", "pyarrow",
+         "matplotlib", "duckdb"}
+
+
+@pytest.mark.parametrize("dag_id", CHAINS)
+def test_a_parse_is_quick_and_imports_nothing_heavy(dag_id: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PARSE, str(PROJECT / "dags" / f"{dag_id}.py")], capture_output=True, text=True,
+                          env=child_environment(), check=True, timeout=120)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert not HEAVY & set(told["all"])
+    # beyond Airflow itself a parse imports the project and the reader of shop.yaml; a new name here wants a reason
+    assert set(told["new"]) <= {"airflow", "nightmarket", "yaml", "_yaml", "tzdata"}
+    assert told["seconds"] < 1.0
+
+
+def test_a_broken_shop_says_so_at_parse(tmp_path: Path) -> None:
+    broken = tmp_path / "shop.yaml"
+    broken.write_text(DEFAULT_SHOP.read_text(encoding="utf-8").replace("time_zone: Europe/London", "time_zone: Europe/Londn"))
+    done = subprocess.run([sys.executable, str(PROJECT / "dags" / "shop_ingestion.py")], capture_output=True, text=True,
+                          env=child_environment(NIGHTMARKET_SHOP=str(broken)), check=False, timeout=120)
+    assert done.returncode == 1
+    assert "'Europe/Londn' is not an IANA time zone" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["shop_ingestion.py", "recommendation_training.py"])
+def test_a_dag_file_is_wiring_only(file: str) -> None:
+    assert len((PROJECT / "dags" / file).read_text().splitlines()) <= 120
+
+
+def test_nothing_deprecated_by_airflow() -> None:
+    done = subprocess.run(["ruff", "check", "--select", "AIR3", "--no-cache", "dags", "plugins", "include/nightmarket/orchestration"],
+                          cwd=PROJECT, capture_output=True, text=True, env=child_environment(), check=False)
+    assert done.returncode == 0, done.stdout
+
+
+if __name__ == "__main__":
+    (HERE / "commands.txt").write_text(_commands(dags()), encoding="utf-8")
