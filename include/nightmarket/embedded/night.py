@@ -99,8 +99,14 @@ def delivered_dates(settings: Settings) -> list[date]:
     before, _, after = source.pattern.partition("{date}")
     name = re.compile("".join([_glob(before), r"(?P<day>\d{4}-\d{2}-\d{2})", _glob(after)]))
     folder = settings.resolve(source.path)
-    found = {m["day"] for path in folder.rglob("*") if (m := name.fullmatch(path.relative_to(folder).as_posix()))}
-    return sorted(date.fromisoformat(day) for day in found)
+    found: set[date] = set()
+    for path in folder.rglob("*"):
+        if named := name.fullmatch(path.relative_to(folder).as_posix()):
+            try:
+                found.add(date.fromisoformat(named["day"]))
+            except ValueError:
+                raise Undecided(f"{path.name}: {named['day']} is not a day; rename the file or take it away") from None
+    return sorted(found)
 
 
 def _glob(text: str) -> str:
