@@ -264,10 +264,14 @@ def test_personal_values_are_never_examples(context: Any, spark: SparkSession, l
     finding = suites.Finding("silver.events", rules.Rule("events", "allowed", "in_set", "critical", "", "device_id", allowed=("x",)), False, "")
     rows = n.events(n.MONDAY)
     rows[0]["device_id"] = "secret-device"
+    rows[1]["event_type"] = "call mallory@example.com or +44 20 7946 0018"  # a shifted column
     n.publish(lake, n.MONDAY, rows)
     batch = gate.gather(lake, shop, "events", n.MONDAY, n.MONDAY, set())
     shown = gate.examples(gate.frame(spark, lake, shop, batch, n.MONDAY), finding, EVENTS)
     assert shown is not None and "secret-device" not in shown and gate.HIDDEN in shown
+    kind = next(r for r in rules.contract_rules(shop, EVENTS) if r.name == "allowed")
+    told = gate.examples(gate.frame(spark, lake, shop, batch, n.MONDAY), suites.Finding("silver.events", kind, False, ""), EVENTS)
+    assert told is not None and json.loads(told)[0]["value"] == "call [mail] or [phone]"
 
 
 @pytest.mark.spark

@@ -129,7 +129,7 @@ def places(settings: Settings, night: date) -> str:
     """Where a person finds the rest."""
     p = settings.places
     found = [
-        ("reports", p.reports / night.isoformat()), ("data docs", p.reports / "data_docs"), ("mails", p.mailbox),
+        ("reports", p.reports / "quality" / night.isoformat() / "index.html"), ("data docs", p.reports / "data_docs"), ("mails", p.mailbox),
         ("plots", p.work / "models" / settings.shop.model.name / night.isoformat()), ("lake", p.lake), ("logs", p.logs),
     ]
     lines = [f"  {what:<10} {path}" for what, path in found if path.exists()]

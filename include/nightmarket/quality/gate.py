@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nightmarket.contracts import QUALITY, Dataset, clean_of, raw_of
 from nightmarket.lake import Input, Lake, Manifest, days, read_spark
+from nightmarket.protect.masking import mask
 from nightmarket.quality import rules as r
 from nightmarket.quality import suites
 from nightmarket.quality.suites import Finding, Measure
@@ -172,7 +173,7 @@ def profile(rows: DataFrame, entity: str) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {f"{entity}.{c}": {} for c in columns}
     for row in sorted(counted, key=lambda x: (-x["count"], str(x["v"]))):
         into = found[f"{entity}.{row['c']}"]
-        name = MISSING if row["v"] is None else row["v"]
+        name = MISSING if row["v"] is None else mask(row["v"])
         name = name if len(into) < TOP_CATEGORIES else OTHER
         into[name] = into.get(name, 0) + row["count"]
     return found
@@ -346,7 +347,9 @@ def examples(rows: DataFrame, finding: Finding, dataset: Dataset) -> str | None:
             broken = broken | (value > rule.maximum) if rule.maximum is not None else broken
         picked = (rows.where(broken).select(shown.alias("value"), F.col("source_file").alias("file"), F.col("source_row").alias("row"))
                   .orderBy("file", "row").limit(EXAMPLES))
-    return json.dumps([row.asDict() for row in picked.collect()], ensure_ascii=False, default=str)
+    # a shifted column puts mail addresses and telephone numbers where nobody expects them
+    told = [{k: mask(v) if k == "value" and v is not None else v for k, v in row.asDict().items()} for row in picked.collect()]
+    return json.dumps(told, ensure_ascii=False, default=str)
 
 
 def delivery_finding(settings: Settings, batch: Batch) -> Finding:

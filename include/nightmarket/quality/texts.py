@@ -70,7 +70,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "link.airflow": "The run in Airflow",
         "mail.waiting": "Reports not delivered by mail yet: {queued} waiting, {undelivered} given up. "
                         "They lie in the outbox; `python -m jobs.send --now` tries the waiting ones again.",
-        "footer": "Written by Nightmarket for {owner}, who owns this data. Times are in {zone}.",
+        "footer": "Written by Nightmarket for {owner}, who owns this data. A night ends at midnight in {zone}.",
         "index.title": "Quality reports of the night of {date}",
         "reason.malformed_row": "the line cannot be read",
         "reason.bad_encoding": "characters in a wrong encoding",
@@ -210,7 +210,7 @@ TEXTS: dict[Language, dict[str, str]] = {
         "link.airflow": "Airflow 中的运行记录",
         "mail.waiting": "尚未通过邮件送达的报告：{queued} 封等待发送，{undelivered} 封已放弃。"
                         "邮件保存在发件箱中；运行 `python -m jobs.send --now` 可重新尝试发送等待中的邮件。",
-        "footer": "由 Nightmarket 为数据负责人{owner}生成。时间所用时区：{zone}。",
+        "footer": "由 Nightmarket 为数据负责人{owner}生成。夜间数据以 {zone} 的午夜为界。",
         "index.title": "{date} 夜间数据质量报告",
         "reason.malformed_row": "无法读取的行",
         "reason.bad_encoding": "字符编码错误",
