@@ -165,7 +165,7 @@ class Evidence:
 
     @cached_property
     def _unit_taste(self) -> sp.csr_matrix:
-        rarity = np.log((1.0 + self.histories.users) / (1.0 + np.bincount(self.taste.indices, minlength=self.histories.items)))
+        rarity = np.log1p(self.histories.users / (1.0 + np.bincount(self.taste.indices, minlength=self.histories.items)))
         rows = self.taste.copy()
         rows.data = np.sqrt(rows.data)
         rows = sp.csr_matrix(rows @ sp.diags(rarity))
