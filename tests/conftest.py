@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -23,6 +24,10 @@ from nightmarket.shop import PROJECT, Settings, load_shop
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+# the same examples on every run, however busy the machine: a failure can be run again
+hypothesis.settings.register_profile("nightmarket", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("nightmarket")
 
 EVENT_COLUMNS = {
     "event_id": "id", "event_ts": "ts", "event_type": "kind", "user_id": "user", "item_id": "item",

@@ -68,7 +68,9 @@ class FilesSource(_Frozen):
     format: Literal["csv", "jsonl", "parquet"]
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     encoding: str = "utf-8"
-    slice_by: str | None = Field(default=None, description="Timestamp column that says which night a row belongs to.")
+    slice_by: str | None = Field(
+        default=None, description="Timestamp column, or Spark SQL expression, that says which night a row belongs to."
+    )
     snapshot: Literal["daily", "weekly", "monthly"] | None = Field(
         default=None, description="A whole table delivered every day, on Mondays, or on the first of a month."
     )

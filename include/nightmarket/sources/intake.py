@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 
 
+_NIGHTS_TOLD = 14
+"""Of a longer range the log names only nights with something to say."""
+
+
 class DeliveryChanged(LakeError):
     """A file was written to while it was read; running again reads it whole."""
 
@@ -127,7 +131,8 @@ def frame(spark: SparkSession, night: Night, made: Intake, keyring: Keyring) -> 
     if not types:
         return None
     headers = {f.name: f.columns for f in chosen}
-    seen_before = bool(night.lake.dates(made.contract))
+    # of JSON Lines a night may lack a key that no row has a value for
+    seen_before = made.layout.format == "jsonl" or bool(night.lake.dates(made.contract))
     resolved, made.lacking = mapping.plan(spark, night.settings, made.contract, types, headers, seen_before)
     nights_of = {f.path: [n for n in made.stale if f in made.files[n]] for f in chosen}
     source = made.source
@@ -226,11 +231,16 @@ def publish(writer: Writer, night: Night, made: Intake, log: logging.Logger, sec
         )
         made.manifests[day] = manifest
         told = {k: notes[k] for k in ("missing_columns", "new_columns", "late_files", "changed_files") if k in notes}
-        write = log.warning if told else log.info
-        write(said("published", dataset=made.contract.id, run_date=day, rows_in=manifest.rows_in, rows_out=manifest.rows_out,
-                   quarantined=manifest.quarantined or None, files=len(made.files[day]), **told))
+        if told or len(made.stale) <= _NIGHTS_TOLD:
+            write = log.warning if told else log.info
+            write(said("published", dataset=made.contract.id, run_date=day, rows_in=manifest.rows_in, rows_out=manifest.rows_out,
+                       quarantined=manifest.quarantined or None, files=len(made.files[day]), **told))
         if "changed_files" in notes:
             log.warning(said("changed", dataset=made.contract.id, files=notes["changed_files"], remedy=delivery.REMEDY_CHANGED))
+    if len(made.stale) > _NIGHTS_TOLD:
+        fresh = [made.manifests[day] for day in made.stale]
+        log.info(said("published", dataset=made.contract.id, nights=len(fresh), rows_in=sum(m.rows_in for m in fresh),
+                      rows_out=sum(m.rows_out for m in fresh)))
 
 
 def _no_account(contract: Dataset) -> dict[str, Any]:

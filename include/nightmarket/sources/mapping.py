@@ -68,6 +68,7 @@ def plan(
     mapping = settings.shop.datasets[entity]
     where = f"datasets.{entity}"
     empty = _empty(spark, types)
+    _prove_formats(spark, settings, where, mapping.timestamp_formats)
     required = {*contract.required, *(c.name for c in contract.columns if not c.nullable)}
     there = ", ".join(types) or "none"
     absent: list[str] = []
@@ -98,13 +99,18 @@ def plan(
             absent.append(name)
             for file in headers:
                 lacking.setdefault(file, {})[name] = error.column
-    for what, expressions in (("where", [mapping.where] if mapping.where else []), ("group_by", list(mapping.group_by))):
-        for expression in expressions:
+    conditions = [(f"{where}.where", mapping.where)] if mapping.where else []
+    conditions += [(f"{where}.group_by", key) for key in mapping.group_by]
+
+    def prove_conditions(frame: DataFrame, files: Iterable[str]) -> None:
+        for at, expression in conditions:
             try:
-                prove(empty, expression, f"{where}.{what}")
+                prove(frame, expression, at)
             except _MissingColumn as error:
-                raise Refused(f"{', '.join(sorted(headers)[:3])}: no column {error.column!r}, which {where}.{what} needs; there are "
-                              f"{there}. Deliver the column, or change {where}.{what} in {settings.file.name}") from None
+                raise Refused(f"{', '.join(sorted(files)[:3])}: no column {error.column!r}, which {at} needs; there are {there}. "
+                              f"Deliver the column, or change {at} in {settings.file.name}") from None
+
+    prove_conditions(empty, headers)
     everything = {c.casefold() for c in types}
     alike: dict[frozenset[str], list[str]] = {}
     for file, header in headers.items():
@@ -113,6 +119,7 @@ def plan(
         if folded >= everything:
             continue
         poorer = _empty(spark, {c: t for c, t in types.items() if c.casefold() in folded})
+        prove_conditions(poorer, files)
         for name, expression in mapping.columns.items():
             if name in absent:
                 continue
@@ -124,6 +131,18 @@ def plan(
                 for file in files:
                     lacking.setdefault(file, {})[name] = error.column
     return MappingPlan(contract, mapping, settings.shop.time_zone, str(settings.file), tuple(absent)), lacking
+
+
+def _prove_formats(spark: SparkSession, settings: Settings, where: str, formats: Sequence[str]) -> None:
+    from pyspark.errors import PySparkException
+    from pyspark.sql import functions as F
+
+    for pattern in formats:
+        try:
+            spark.range(1).select(F.to_timestamp(F.lit("none"), F.lit(pattern))).collect()
+        except PySparkException as error:
+            raise ShopError(settings.file, [f"{where}.timestamp_formats: {pattern!r} is not a Spark datetime pattern "
+                                            f"({_first_line(error)}); write one such as dd/MM/yyyy HH:mm"]) from None
 
 
 def _empty(spark: SparkSession, types: Mapping[str, str]) -> DataFrame:

@@ -367,6 +367,10 @@ def _as(values: pa.Array, ddl: str) -> pa.Array:
         return pa.nulls(len(values), wanted)
     if t.is_time(values.type) or t.is_duration(values.type):
         return pa.array([None if v is None else str(v) for v in values.to_pylist()], wanted)
+    if t.is_floating(values.type):
+        import pyarrow.compute as pc
+
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)  # blank in a number, a word in a text
     return values.cast(wanted)
 
 

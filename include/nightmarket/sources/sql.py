@@ -62,10 +62,10 @@ class Scratch:
         finally:
             shutil.rmtree(made.folder, ignore_errors=True)
 
-    def file(self, source: str, night: date) -> Path:
-        for folder in (self.folder.parent, self.folder, self.folder / source):
+    def file(self, reader: str, night: date) -> Path:
+        for folder in (self.folder.parent, self.folder, self.folder / reader):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return self.folder / source / f"{night}.parquet"
+        return self.folder / reader / f"{night}.parquet"
 
 
 class _Table(Protocol):
@@ -88,11 +88,12 @@ def fetch(
     with _connected(night.settings, name, source) as table:
         if source.snapshot:
             due = snapshot_nights(source, night.dates, night.lake, contract)
-            whole = _stage({min(due): table.rows(None, None, None, False)}, table.columns, name, source, scratch) if due else {}
+            everything = ((min(due), row) for row in table.rows(None, None, None, False)) if due else iter(())
+            whole = _stage(everything, table.columns, scratch, contract.name, _title(name, source))
             found = {n: whole.get(min(due), []) if n in due else [] for n in night.dates}
             not_due = set(night.dates) - due
         else:
-            found, not_due = _slices(night, name, source, table, scratch), set()
+            found, not_due = _slices(night, name, source, contract, table, scratch), set()
     missing = {n for n in night.dates if not found[n] and n not in not_due}
     if missing and source.on_missing == "refuse":
         raise Refused(f"{contract.name}: {_title(name, source)} has no rows for the night of {min(missing)}; wait for them, or say "
@@ -107,7 +108,9 @@ def _title(name: str, source: SqlSource) -> str:
 # --- one night's rows ------------------------------------------------------------------------------------------------------
 
 
-def _slices(night: Night, name: str, source: SqlSource, table: _Table, scratch: Scratch) -> dict[date, list[Inspected]]:
+def _slices(
+    night: Night, name: str, source: SqlSource, contract: Dataset, table: _Table, scratch: Scratch
+) -> dict[date, list[Inspected]]:
     column, zone = source.slice_by or "", night.settings.zone
     if column not in table.columns:
         raise ShopError(night.settings.file, [f"sources.{name}.slice_by: {_title(name, source)} has no column {column!r}; "
@@ -126,7 +129,7 @@ def _slices(night: Night, name: str, source: SqlSource, table: _Table, scratch: 
             if night.from_date <= day <= night.run_date:
                 yield day, row
 
-    staged = _stage_by_night(by_night(), table.columns, name, source, scratch)
+    staged = _stage(by_night(), table.columns, scratch, contract.name, _title(name, source))
     return {n: staged.get(n, []) for n in night.dates}
 
 
@@ -151,24 +154,19 @@ def _bounds(like: Any, first: date, last: date, zone: ZoneInfo) -> tuple[Any, An
 
 
 def _stage(
-    rows: dict[date, Iterator[Sequence[Any]]], columns: Sequence[str], name: str, source: SqlSource, scratch: Scratch
+    rows: Iterator[tuple[date, Sequence[Any]]], columns: Sequence[str], scratch: Scratch, reader: str, title: str
 ) -> dict[date, list[Inspected]]:
-    return _stage_by_night(((n, r) for n, each in rows.items() for r in each), columns, name, source, scratch)
-
-
-def _stage_by_night(
-    rows: Iterator[tuple[date, Sequence[Any]]], columns: Sequence[str], name: str, source: SqlSource, scratch: Scratch
-) -> dict[date, list[Inspected]]:
+    """A file for each night that has rows, as if it had been delivered under the name `title`."""
     files: dict[date, _Staged] = {}
     try:
         for night, row in rows:
             if night not in files:
-                files[night] = _Staged(scratch.file(name, night), columns)
+                files[night] = _Staged(scratch.file(reader, night), columns)
             files[night].add(row)
     finally:
         for file in files.values():
             file.close()
-    return {n: [f.inspected(_title(name, source))] for n, f in files.items()}
+    return {n: [f.inspected(title)] for n, f in files.items()}
 
 
 class _Staged:
