@@ -64,37 +64,35 @@ def clean_events(bronze: DataFrame, rules: CleanRules, zone: str, home: str) -> 
 
 
 def _values(frame: DataFrame, rules: CleanRules, home: str) -> DataFrame:
-    for name in ("event_id", "item_id", "user_id", "order_id", "session_id", "referrer", "device_id", "ip_address"):
-        frame = frame.withColumn(name, (tidy if name in ("event_id", "item_id") else identifier)(F.col(name)))
-    frame = frame.withColumn("event_type", event_type(F.col("event_type")))
-
-    frame = frame.withColumn("country", country(F.col("country"), rules.country_aliases))
-    no_country = F.col("country").isNull() & F.lit(rules.default_country is not None)
-    frame = frame.withColumn("__no_country", no_country).withColumn(
-        "country", F.coalesce("country", F.lit(rules.default_country))
-    )
-    code = F.coalesce(currency(F.col("currency")), F.lit(home))
-    amount = converted(F.col("unit_price"), code, rules.exchange_rates, home)
-    frame = (
-        frame.withColumn("__no_currency", currency(F.col("currency")).isNull())
-        .withColumn("__foreign", is_foreign(code, rules.exchange_rates, home))
-        .withColumn("unit_price", amount)
-        .withColumn("currency", F.lit(home))
-    )
-
+    """The clean values, `filled`, and `__foreign` for a currency without a rate. Each step reads what the one before made."""
+    words = ("user_id", "order_id", "session_id", "referrer", "device_id", "ip_address")
+    said_currency = currency(F.col("currency"))
+    code = F.coalesce(said_currency, F.lit(home))
+    frame = frame.withColumns({
+        "event_id": tidy(F.col("event_id")),
+        "item_id": tidy(F.col("item_id")),
+        **{name: identifier(F.col(name)) for name in words},
+        "event_type": event_type(F.col("event_type")),
+        "country": country(F.col("country"), rules.country_aliases),
+        "__no_currency": said_currency.isNull(),
+        "__foreign": is_foreign(code, rules.exchange_rates, home),
+        "unit_price": converted(F.col("unit_price"), code, rules.exchange_rates, home),
+        "currency": F.lit(home),
+    })
     kind, said = F.col("event_type"), F.col("quantity")
     no_quantity = said.isNull() | ((kind == "view") & (said == 0))
     counted = F.when(no_quantity, F.lit(1)).otherwise(said).cast("long")
+    goes_back = kind == "return"
     if rules.split_returns:
-        frame = frame.withColumn("event_type", F.when((kind == "purchase") & (said < 0), F.lit("return")).otherwise(kind))
-    frame = frame.withColumn("__no_quantity", no_quantity).withColumn(
-        "quantity", F.when(F.col("event_type") == "return", -F.abs(counted)).otherwise(counted)
-    )
-    filled = F.array_compact(F.array(
-        F.when(F.col("__no_country"), F.lit("country")), F.when(F.col("__no_currency"), F.lit("currency")),
-        F.when(F.col("__no_quantity"), F.lit("quantity")),
-    ))
-    return frame.withColumn("filled", filled).drop("__no_country", "__no_currency", "__no_quantity")
+        goes_back = goes_back | ((kind == "purchase") & F.coalesce(said < 0, F.lit(False)))
+    no_country = F.col("country").isNull() & F.lit(rules.default_country is not None)
+    filled = {"country": no_country, "currency": F.col("__no_currency"), "quantity": no_quantity}
+    return frame.withColumns({
+        "country": F.coalesce("country", F.lit(rules.default_country)),
+        "event_type": F.when(goes_back, F.lit("return")).otherwise(kind),
+        "quantity": F.when(goes_back, -F.abs(counted)).otherwise(counted),
+        "filled": F.array_compact(F.array(*[F.when(missed, F.lit(name)) for name, missed in filled.items()])),
+    }).drop("__no_currency")
 
 
 def _rules(rules: CleanRules, zone: str) -> list[Rule]:

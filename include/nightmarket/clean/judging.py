@@ -118,18 +118,19 @@ def judge(frame: DataFrame, raw: Dataset, rules: Sequence[Rule]) -> DataFrame:
     for rule in reversed(rules):
         said = F.struct(F.lit(rule.reason).alias("reason"), F.lit(rule.detail).alias("detail"))
         verdict = F.when(F.coalesce(rule.broken, F.lit(False)), said).otherwise(verdict)
-    judged = frame.withColumn("__verdict", verdict)
     versions = Window.partitionBy("delivered_on", F.col("__verdict").isNull(), *raw.primary_key)
     newest = [F.col(c).desc_nulls_last() for c in (*raw.version_by, "source_file", "source_row")]
-    judged = judged.withColumn("__place", F.row_number().over(versions.orderBy(*newest)))
+    judged = frame.withColumn("__verdict", verdict).withColumn("__place", F.row_number().over(versions.orderBy(*newest)))
     older = F.col("__verdict").isNull() & (F.col("__place") > 1)
     superseded = F.struct(F.lit(_SUPERSEDED[0]).alias("reason"), F.lit(_SUPERSEDED[1]).alias("detail"))
     final = F.when(older, superseded).otherwise(F.col("__verdict"))
     return (
         judged.withColumn("__final", final)
-        .withColumn("__reason", F.col("__final.reason"))
-        .withColumn("__detail", F.col("__final.detail"))
-        .withColumn("__record", F.when(F.col("__reason").isNotNull(), F.to_json("__raw", _JSON)))
+        .withColumns({
+            "__reason": F.col("__final.reason"),
+            "__detail": F.col("__final.detail"),
+            "__record": F.when(F.col("__final").isNotNull(), F.to_json("__raw", _JSON)),
+        })
         .drop("__raw", "__verdict", "__final", "__place")
     )
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _MAYBE_MOJIBAKE = re.compile("[\u00c2-\u00f4]")
 """As Latin-1 these are the bytes that begin a character of several bytes in UTF-8."""
 _SPACES = re.compile(r"\s+")
+_TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""Colours of a terminal, which exports of logs carry along."""
 _JOINERS = "\u200c\u200d"
 """Zero-width joiners carry meaning in Persian, Indic scripts and emoji; other invisible characters do not."""
 
@@ -50,7 +52,7 @@ def shown(text: str | None) -> str | None:
     """Repaired, without control and invisible characters, one space between words; None where nothing is left."""
     if text is None:
         return None
-    spaced = _SPACES.sub(" ", repaired(text))
+    spaced = _SPACES.sub(" ", _TERMINAL.sub("", repaired(text)))
     kept = "".join(c for c in spaced if c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
     return _SPACES.sub(" ", kept).strip() or None
 

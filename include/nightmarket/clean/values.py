@@ -37,7 +37,8 @@ _LANGUAGES = {
 
 def tidy(column: Column) -> Column:
     """One space between words, no control or invisible characters, none at the ends; null where nothing is left."""
-    spaced = F.regexp_replace(column, r"[\s\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\u0085]+", " ")
+    plain = F.regexp_replace(column, r"\x1b\[[0-9;]*[A-Za-z]", "")
+    spaced = F.regexp_replace(plain, r"[\s\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\u0085]+", " ")
     visible = F.trim(F.regexp_replace(spaced, r"[\p{Cc}\p{Cf}]", ""))
     return F.when(visible != "", visible)
 
