@@ -4,23 +4,30 @@
 `make_settings` makes such settings: `make_settings(datasets=..., sources=..., clean=..., time_zone=...)`
 `shop_in`       the same for fixtures that live longer than a test: `shop_in(folder, datasets=...)`
 `drop`          writes a delivered file into a folder of the settings: `drop(settings, "events-2026-01-05.csv", text)`
+`bronze_table`  bronze rows by hand as an Arrow table: `bronze_table("events", [{"quantity": -1}, …])`
 `spark`         one Spark session for the whole test run (about 8 s to start)
 `real_data`     the folder of published data sets; skips, aloud, where it is absent
+`online_retail` the whole UCI shop, ingested once for the test run
 """
 
 from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import date, datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
+import pyarrow as pa
 import pytest
 import yaml
 
-from nightmarket.shop import PROJECT, Settings, load_shop
+from nightmarket.contracts import raw_of
+from nightmarket.shop import PROJECT, Places, Settings, load_shop
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -138,3 +145,49 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no published data sets at {folder}: set NIGHTMARKET_REAL_DATA to run this test")
     return folder
+
+
+_NIGHT = date(2026, 1, 15)
+_NOON = datetime(2026, 1, 15, 12, tzinfo=timezone.utc)
+_PLAIN: dict[str, dict[str, Any]] = {
+    "events": {"event_ts": _NOON, "event_type": "purchase", "user_id": "u1", "item_id": "A1", "quantity": 1,
+               "unit_price": Decimal("2.50"), "currency": "GBP"},
+    "items": {"title": "Kettle", "language": "en", "list_price": Decimal("9.99"), "currency": "GBP"},
+    "users": {"country": "France"},
+    "orders": {"user_id": "u1", "order_ts": _NOON, "amount": Decimal("10"), "currency": "GBP", "line_count": 1},
+    "reviews": {"user_id": "u1", "item_id": "A1", "review_ts": _NOON, "rating": 4, "text": "Good"},
+}
+
+
+@pytest.fixture(scope="session")
+def bronze_table() -> Callable[[str, Sequence[dict[str, Any]]], pa.Table]:
+    """A function that makes bronze rows of the night of 2026-01-15: what a test is about is given, the rest is plain.
+
+    Keys default to k0, k1, … and rows lie in one file in the given order.
+    """
+
+    def make(entity: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
+        raw = raw_of(entity)
+        whole = []
+        for n, row in enumerate(rows):
+            unknown = set(row) - set(raw.column_names)
+            assert not unknown, f"no such columns: {unknown}"
+            place = {raw.primary_key[0]: f"k{n}", "delivered_on": _NIGHT, "source_file": "day.csv", "source_row": n}
+            whole.append(dict.fromkeys(raw.column_names) | _PLAIN[entity] | place | row)
+        return pa.Table.from_pylist(whole, raw.arrow_schema())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def online_retail(real_data: Path, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """All 374 nights of the UCI shop, 2010-12-01 to 2011-12-09, ingested as one first load."""
+    from jobs import ingest
+
+    root = tmp_path_factory.mktemp("online_retail")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIGHTMARKET_REAL_DATA", str(real_data))
+        patch.setenv("NIGHTMARKET_ROOT", str(root))
+        settings = replace(load_shop(PROJECT / "shops" / "online_retail.yaml"), places=Places(root))
+        assert ingest.main(["--shop", str(settings.file), "--from-date", "2010-12-01", "--run-date", "2011-12-09"]) == 0
+    return settings

@@ -1,4 +1,4 @@
-"""Bronze rows by hand: only what a test is about; the rest has plain defaults."""
+"""Bronze frames by hand and by dice."""
 
 from __future__ import annotations
 
@@ -16,44 +16,17 @@ from nightmarket.contracts import raw_of
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-NIGHT = date(2026, 1, 15)
-NOON = datetime(2026, 1, 15, 12, tzinfo=timezone.utc)
 _FIRST = date(2026, 3, 27)  # over the change of clocks in London
 _BASE = datetime(2026, 3, 27, 12, tzinfo=timezone.utc)
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "events": {"event_ts": NOON, "event_type": "purchase", "user_id": "u1", "item_id": "A1", "quantity": 1,
-               "unit_price": Decimal("2.50"), "currency": "GBP"},
-    "items": {"title": "Kettle", "language": "en", "list_price": Decimal("9.99"), "currency": "GBP"},
-    "users": {"country": "France"},
-    "orders": {"user_id": "u1", "order_ts": NOON, "amount": Decimal("10"), "currency": "GBP", "line_count": 1},
-    "reviews": {"user_id": "u1", "item_id": "A1", "review_ts": NOON, "rating": 4, "text": "Good"},
-}
-
-
-def bronze_rows(entity: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Whole bronze rows. Keys default to k0, k1, …; rows come from one file in the given order."""
-    raw = raw_of(entity)
-    made = []
-    for n, row in enumerate(rows):
-        unknown = set(row) - set(raw.column_names)
-        assert not unknown, f"no such columns: {unknown}"
-        base = dict.fromkeys(raw.column_names) | _DEFAULTS[entity]
-        place = {raw.primary_key[0]: f"k{n}", "delivered_on": NIGHT, "source_file": "day.csv", "source_row": n}
-        made.append(base | place | row)
-    return made
 
 
 @pytest.fixture(scope="session")
-def bronze(spark: SparkSession) -> Callable[..., DataFrame]:
-    """A function that makes a bronze frame: `bronze("events", [{"quantity": -1}, …])`."""
+def bronze(spark: SparkSession, bronze_table: Callable[..., pa.Table]) -> Callable[..., DataFrame]:
+    """`bronze_table` as a Spark frame with the contract's types."""
 
     def make(entity: str, rows: Sequence[dict[str, Any]]) -> DataFrame:
-        raw = raw_of(entity)
-        whole = bronze_rows(entity, rows)
-        if any(isinstance(v, datetime) and v.tzinfo is None for r in whole for v in r.values()):
-            raise ValueError("give timestamps a time zone")
-        frame = spark.createDataFrame(pa.Table.from_pylist(whole, raw.arrow_schema()))
-        return frame.selectExpr(*[f"cast({c.name} as {c.type}) as {c.name}" for c in raw.columns])
+        frame = spark.createDataFrame(bronze_table(entity, rows))
+        return frame.selectExpr(*[f"cast({c.name} as {c.type}) as {c.name}" for c in raw_of(entity).columns])
 
     return make
 

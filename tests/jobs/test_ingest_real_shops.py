@@ -56,14 +56,6 @@ def view(settings: Settings, entity: str, name: str, connection: duckdb.DuckDBPy
 
 
 @pytest.fixture(scope="module")
-def online_retail(shop_of: Callable[[str], Settings], real_data: Path, spark: SparkSession) -> Settings:
-    """All 374 nights of the UCI shop, 2010-12-01 to 2011-12-09, taken as one first load."""
-    settings = shop_of("online_retail")
-    assert take(settings, real_data, date(2010, 12, 1), date(2011, 12, 9)) == 0
-    return settings
-
-
-@pytest.fixture(scope="module")
 def retail(online_retail: Settings, real_data: Path) -> duckdb.DuckDBPyConnection:
     """`lines` as published and `events`, `items`, `users`, `orders` as taken, for DuckDB to compare."""
     connection = duckdb.connect()
