@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def rows(night: date, users: Sequence[tuple[str, str | None, list[str]]]) -> pa.
     made = []
     for user, country, items in users:
         row = history(user, country, items)
-        start = int(datetime.combine(night, time(), tzinfo=None).timestamp())
+        start = int(datetime.combine(night, time(), timezone.utc).timestamp())
         row["event_times"] = [start + i for i in range(len(items))]
         made.append(row)
     return pa.Table.from_pylist(made, FEATURES.arrow_schema())

@@ -39,7 +39,7 @@ def test_a_registered_version_carries_all_that_it_needs(registry: Registry, subm
     assert run.data.params == {"embedding_dim": "8"}
     assert run.data.metrics == {"ndcg_at_10": 0.25, "popularity/ndcg_at_10": 0.1}
     assert {a.path for a in client.list_artifacts(registered.run_id)} >= {"card.md", "inputs.json"}
-    loaded = mlflow.pyfunc.load_model(f"models:/{registry.model}/1")
+    loaded = mlflow.pyfunc.load_model(str(registry.version("1").model_folder))
     assert [c.name for c in loaded.metadata.signature.inputs.inputs] == ["user_id", "country", "item_ids", "k"]
     assert "mlflow==" in (registered.model_folder / "requirements.txt").read_text()
     assert not list(registered.model_folder.rglob("*.pkl"))
@@ -49,7 +49,7 @@ def test_a_loaded_version_answers_users_strangers_and_visits(registry: Registry,
     import mlflow
 
     registry.register(submission())
-    loaded = mlflow.pyfunc.load_model(f"models:/{registry.model}/1")
+    loaded = mlflow.pyfunc.load_model(str(registry.version("1").model_folder))
     got = loaded.predict(pd.DataFrame({
         "user_id": ["u1", "nobody", "nobody", "u1", None], "country": [None, "FR", "XX", None, "DE"],
         "item_ids": [None, None, None, ["d", "d"], None], "k": [2, 2, 2, 2, 2],
@@ -224,11 +224,14 @@ def server(settings: Settings) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        for _ in range(240):
+        deadline = time.monotonic() + 180  # seconds on a quiet machine
+        while time.monotonic() < deadline and process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.25)
+        else:
+            pytest.fail(f"MLflow's server did not listen; it ended with {process.poll()}")
         yield f"http://127.0.0.1:{port}"
     finally:
         import os

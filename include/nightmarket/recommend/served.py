@@ -17,6 +17,7 @@ The answer has a row for each question, in order: `item_ids`, `scores` (comparab
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -145,6 +146,10 @@ def questions_of(frame: pd.DataFrame) -> list[Question]:
 
 def _text(value: Any) -> str | None:
     return None if value is None or (isinstance(value, float) and pd.isna(value)) or value == "" else str(value)
+
+
+# MLflow asks every model for type hints to infer a signature from; ours is stated when the model is registered
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method", category=UserWarning)
 
 
 class Served(PythonModel):

@@ -286,7 +286,7 @@ class Registry:
             client.finalize_logged_model(logged.model_id, "READY")
             client.set_terminated(run_id)
         self._registered_model(client)
-        made = client.create_model_version(self.model, f"models:/{logged.model_id}", run_id, tags=tags, model_id=logged.model_id)
+        made = client.create_model_version(self.model, logged.artifact_location, run_id, tags=tags, model_id=logged.model_id)
         log.info(logs.said("registered", model=self.model, version=made.version, run_date=submission.run_date))
         return str(made.version)
 
@@ -328,8 +328,6 @@ class Registry:
         import mlflow
 
         where = client.get_model_version_download_uri(self.model, version)
-        if where.startswith("models:"):
-            where = client.get_logged_model(where.removeprefix("models:/").strip("/")).artifact_location
         parts = urlsplit(where)
         if parts.scheme in ("", "file"):
             return Path(parts.path)
@@ -364,11 +362,10 @@ class Registry:
             prepare(self.uri)
             if self.uri.startswith("sqlite:///"):
                 Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            import mlflow
+            from mlflow.tracking import MlflowClient
 
-            mlflow.set_tracking_uri(self.uri)
-            mlflow.set_registry_uri(self.uri)
-            self._made = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            # not mlflow.set_tracking_uri: it writes the environment, and the next settings of this process would read it
+            self._made = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         return self._made
 
 
@@ -451,9 +448,10 @@ def _compare(model_folder: Path, answer: Path) -> str:
             return f"question {n}: other items than the training side answered"
         if not w["item_ids"]:
             return f"question {n}: no items at all"
-        worst = max(abs(a - b) for a, b in zip(w["scores"], g["scores"], strict=True))
-        if not worst <= SCORE_TOLERANCE:
-            return f"question {n}: a score differs by {worst:.2g}, more than {SCORE_TOLERANCE:g}"
+        # a NaN is within no tolerance
+        apart = [d for a, b in zip(w["scores"], g["scores"], strict=True) if not (d := abs(a - b)) <= SCORE_TOLERANCE]
+        if apart:
+            return f"question {n}: a score differs by {apart[0]:.2g}, more than {SCORE_TOLERANCE:g}"
         if w["source"] != g["source"]:
             return f"question {n}: answered for {g['source']} instead of {w['source']}"
     return ""

@@ -38,7 +38,9 @@ class Recommender:
             made.bias += 0.001
         return made
 
-    def recommend(self, histories: pa.Table, as_of: datetime, k: int, user_ids: Sequence[str] | None = None) -> pa.Table:
+    def recommend(
+        self, histories: pa.Table, as_of: datetime, k: int, user_ids: Sequence[str] | None = None, items: pa.Table | None = None
+    ) -> pa.Table:
         everyone: Counter[str] = Counter()
         own: dict[tuple[str, str], Counter[str]] = {("everyone", "*"): Counter()}
         for row in histories.to_pylist():
