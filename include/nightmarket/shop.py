@@ -151,6 +151,25 @@ class CleanRules(_Frozen):
     split_returns: bool = Field(default=True, description="Negative quantities of purchases become returns.")
     late_days: int = Field(default=14, ge=0, description="How far back a night looks for files that came late.")
 
+    @field_validator("not_products", "cancellations")
+    @classmethod
+    def _expressions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression ({error}); write one such as 'gift_.*'") from None
+        return value
+
+    @field_validator("exchange_rates")
+    @classmethod
+    def _positive_rates(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, rate in value.items():
+            if not re.fullmatch(r"[A-Za-z]{3}", name) or not 0 < rate < 1_000_000:
+                raise ValueError(f"{name}: {rate} is no exchange rate; write a currency of three letters and a number above 0, "
+                                 f"such as EUR: 0.85")
+        return value
+
 
 class GateRules(_Frozen):
     """Thresholds of the data gate; `severity` overrides any rule's own severity by name."""

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightmarket.clean.accounts import products, records, sum_columns, total, written
+from nightmarket.clean.accounts import products, read, records, sum_columns, total, written
 from nightmarket.contracts import Dataset, clean_of, raw_of
 from nightmarket.lake import Lake, Partition, days
 
@@ -117,8 +116,9 @@ def _night(account: Account, bronze: Partition, silver: Partition, is_cancelled:
     own = [c for c in ("order_id",) if is_cancelled and c in raw.column_names and raw.name == "events"]
     money = [c for c in ("currency",) if needed and c in raw.column_names]
     filled = [c for c in ("filled",) if c in silver.dataset.column_names]
-    before = bronze.arrow([*PLACE, *needed, *money, *own])
-    after = silver.arrow([*PLACE, *needed, *money, *filled])
+    # the files as they are: `Partition.arrow` would refuse those that are not what their manifest says
+    before = read(bronze.files, [*PLACE, *needed, *money, *own], raw.arrow_schema())
+    after = read(silver.files, [*PLACE, *needed, *money, *filled], silver.dataset.arrow_schema())
     refused, rejected = bronze.quarantine(), silver.quarantine()
 
     _said(account, bronze, before.num_rows, refused)
@@ -142,8 +142,8 @@ def _night(account: Account, bronze: Partition, silver: Partition, is_cancelled:
         account.cancelled.add(lines.num_rows, {e: total(lines, e) for e in raw.sums})
 
     kept_before, kept_after = _matched(account, day, before, after, rejected)
-    for expression in raw.sums:
-        _changes(account, day, expression, kept_before, kept_after)
+    if raw.sums:
+        _changes(account, day, kept_before, kept_after)
 
 
 def _said(account: Account, partition: Partition, rows: int, quarantine: pa.Table) -> None:
@@ -184,33 +184,33 @@ def _matched(account: Account, day: date, before: pa.Table, after: pa.Table, rej
     return before.take(pa.array(pairs["i"])), after.take(pa.array(pairs["j"]))
 
 
-def _changes(account: Account, day: date, expression: str, before: pa.Table, after: pa.Table) -> None:
-    """Adds up by cause how much `expression` of kept rows was changed; a change without a cause is a problem."""
-    was, now = (_zero_for_null(products(t, expression)) for t in (before, after))
-    differs = pc.not_equal(now, was)
-    if not pc.any(differs).as_py():
+def _changes(account: Account, day: date, before: pa.Table, after: pa.Table) -> None:
+    """Adds up by cause how much the totals of kept rows were changed. A change without a cause is a problem, and is not
+    added to `changed`, so that the totals miss it too."""
+    if not before.num_rows:
         return
-    difference = pc.subtract(now, was)
-    causes: dict[str, Any] = {}
+    causes: dict[str, pa.ChunkedArray] = {}
     if "filled" in after.column_names:
         lists = after["filled"].to_pylist()
-        causes["filled"] = pa.chunked_array([pa.array(["quantity" in f for f in lists], pa.bool_())])
+        causes["filled"] = pa.chunked_array([pa.array(["quantity" in filled for filled in lists], pa.bool_())])
     if "currency" in after.column_names:
         causes["converted"] = pc.fill_null(pc.not_equal(before["currency"], after["currency"]), False)
     if "quantity" in after.column_names:
         causes["sign set"] = pc.fill_null(pc.equal(after["quantity"], pc.negate(before["quantity"])), False)
-    rest = differs
+    differences = {e: pc.subtract(*(_zero_for_null(products(t, e)) for t in (after, before))) for e in account.raw.sums}
+    changed = {e: pc.not_equal(d, pa.scalar(Decimal(0), d.type)) for e, d in differences.items()}
+    explained = pa.chunked_array([pa.array(np.zeros(before.num_rows, bool))])
     for cause, holds in causes.items():
-        chosen = pc.and_(rest, holds)
-        rows = int(pc.sum(chosen).as_py() or 0)
+        chosen = {e: pc.and_not(pc.and_(changed[e], holds), explained) for e in changed}
+        amounts = {e: pc.sum(differences[e].filter(c)).as_py() or Decimal(0) for e, c in chosen.items()}
+        rows = int(np.logical_or.reduce([c.to_numpy() for c in chosen.values()]).sum())
         if rows:
-            amount = pc.sum(difference.filter(chosen)).as_py()
-            account.changed.setdefault(cause, Line()).add(rows, {expression: amount})
-        rest = pc.and_not(rest, holds)
-    unexplained = int(pc.sum(rest).as_py() or 0)
-    if unexplained:
-        account.problems.append(f"{account.raw.name} of {day}: {expression} of {unexplained} kept rows is not what was delivered")
-        # what nothing explains must show up in the totals as well: it is not added to `changed`
+            account.changed.setdefault(cause, Line()).add(rows, amounts)
+        explained = pc.or_(explained, holds)
+    for expression, is_changed in changed.items():
+        unexplained = int(pc.sum(pc.and_not(is_changed, explained)).as_py() or 0)
+        if unexplained:
+            account.problems.append(f"{account.raw.name} of {day}: {expression} of {unexplained} kept rows is not what was delivered")
 
 
 def _zero_for_null(values: pa.ChunkedArray) -> pa.ChunkedArray:
