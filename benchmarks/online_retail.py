@@ -67,7 +67,7 @@ def histories(sold: pd.DataFrame) -> pa.Table:
     return table.cast(FEATURES.arrow_schema())
 
 
-def items(frame: pd.DataFrame, sold: pd.DataFrame) -> pa.Table:
+def items(sold: pd.DataFrame) -> pa.Table:
     """`silver.items` of the products: newest non-empty description of each."""
     titles = (
         sold.dropna(subset=["Description"]).sort_values("time", kind="stable").groupby("item_id", sort=True)["Description"].last()

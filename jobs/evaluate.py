@@ -22,6 +22,7 @@ from nightmarket.lake import Input, Manifest, code_version, newest_arrow
 from nightmarket.quality.verdict import passed_nights
 
 if TYPE_CHECKING:
+    from nightmarket.recommend.candidate import Candidate
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry.client import RegisteredModel
 
@@ -60,7 +61,7 @@ def run(night: Night) -> list[Manifest]:
 
 
 def _judge(
-    night: Night, made: candidates.Candidate, champion: RegisteredModel | None, read: list[Input], digest: str,  # noqa: F821
+    night: Night, made: Candidate, champion: RegisteredModel | None, read: list[Input], digest: str,
 ) -> Manifest:
     from datetime import datetime
 

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.learn.test_loop import Line, data, plan, weights
-
 from nightmarket.learn import loop, strategy
+from tests.learn.test_loop import Line, data, plan, weights
 
 
 class Marked(loop.Trainer):

@@ -39,7 +39,7 @@ def measure(pairs: Pairs, threshold: float, resamples: int, seed: int) -> dict[s
         "tp": said & pairs.did, "fp": said & ~pairs.did, "fn": ~said & pairs.did, "tn": ~said & ~pairs.did,
     }
     by_user = {k: np.bincount(pairs.owner, weights=v, minlength=pairs.users) for k, v in cells.items()}
-    values = _rates({k: v.sum() for k, v in by_user.items()})
+    values = {k: float(v) for k, v in _rates({k: v.sum() for k, v in by_user.items()}).items()}
     values["roc_auc"] = float(roc_auc_score(pairs.did, pairs.probability))
     values["average_precision"] = float(average_precision_score(pairs.did, pairs.probability))
     values["calibration_loss"] = calibration(pairs)[3]
@@ -65,7 +65,7 @@ def measure(pairs: Pairs, threshold: float, resamples: int, seed: int) -> dict[s
     out = {}
     for name, value in values.items():
         low, high = quantiles(np.concatenate(samples[name]))
-        out[name] = Interval(float(value), min(low, float(value)), max(high, float(value)), pairs.users)
+        out[name] = Interval(value, min(low, value), max(high, value), pairs.users)
     return out
 
 

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +89,7 @@ class Verdicts:
         for name, judged in self.judged.items():
             arrays |= {f"{name}/{metric}": values for metric, values in judged.values.items()}
         arrays |= {f"slice/{name}": mask for name, mask in self.user_slices.items()}
-        np.savez_compressed(folder / "users.npz", **arrays)
+        np.savez_compressed(folder / "users.npz", **cast(Any, arrays))
         drawn = plots.draw(folder / "plots", title, self.table, self.differences, {n: j.head for n, j in self.judged.items()}, self.head_table)
         holdout = self.trial.holdout
         (folder / "evaluation.json").write_text(json.dumps({

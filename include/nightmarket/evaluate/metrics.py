@@ -16,7 +16,7 @@ COVERAGE = "coverage@20"
 
 def hits(lists: np.ndarray, truth: sp.csr_matrix) -> np.ndarray:
     """(users, depth) bool: whether the item at each place is right."""
-    users, depth = lists.shape
+    users = len(lists)
     if truth.shape[0] != users:
         raise ValueError(f"{users} lists, but truth of {truth.shape[0]} shoppers; give one list each, in the same order")
     width = truth.shape[1]

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nightmarket.evaluate import heads
 from nightmarket.evaluate.bootstrap import Interval
 
@@ -87,7 +85,7 @@ def _differences(plt: Any, title: str, differences: Table) -> Any:
 
 def _slices(plt: Any, title: str, table: Table) -> Any:
     first = "challenger" if "challenger" in table else next(iter(table))
-    shown = [s for s in table[first]]
+    shown = list(table[first])
     others = [n for n in ("champion", "personal_frequency") if n in table and n != first]
     figure, axis = plt.subplots(figsize=(8, 1.0 + 0.42 * len(shown)))
     for y, label in enumerate(reversed(shown)):
