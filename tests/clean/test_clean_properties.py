@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -59,8 +59,8 @@ def test_every_row_is_clean_or_quarantined_once(bronze: Callable[..., Any], enti
     raw, contract = raw_of(entity), clean_of(entity)
 
     # a Spark job costs a second: few examples, each of many rows
-    @given(st.lists(_ROWS[entity], min_size=40, max_size=120))
-    @hypothesis_settings(max_examples=3, deadline=None, derandomize=True, database=None,
+    @given(st.lists(_ROWS[entity], min_size=60, max_size=150))
+    @hypothesis_settings(max_examples=2, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example])
     def holds(rows: list[dict[str, Any]]) -> None:
         frame = bronze(entity, rows)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pyspark.sql import Column
+import pandas as pd
+from pyspark.sql import Column
+from pyspark.sql import functions as F
 
 _MAYBE_MOJIBAKE = re.compile("[\u00c2-\u00f4]")
 """As Latin-1 these are the bytes that begin a character of several bytes in UTF-8."""
@@ -70,8 +70,6 @@ def compared(text: str | None, lower: bool) -> str | None:
 
 def text_forms(column: Column, lower: bool) -> Column:
     """struct<shown: string, compared: string> of a text column."""
-    import pandas as pd
-    from pyspark.sql import functions as F
 
     def forms(texts: pd.Series) -> pd.DataFrame:
         values = [None if t is None or t != t else t for t in texts]
