@@ -1,7 +1,8 @@
 """The whole of Nightmarket on one machine: Airflow, MLflow and a mailbox, for one night or until told to stop.
 
 `run` starts them, runs the shop's next night through the DAGs, prints what came of it and stops everything again.
-`up` leaves them running with their pages open; `down` stops them; `status` says what runs.
+`up` leaves them running with their pages open; `down` stops them; `status` says what runs. `backfill` asks a running Airflow
+for the nights from --from to --date, both included, and follows them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nightmarket.embedded import airflow, services, summary
-from nightmarket.embedded.night import NothingToDo, Screen, Undecided, choose, run_night
+from nightmarket.embedded.night import NothingToDo, Screen, Undecided, backfill, choose, run_night
 from nightmarket.embedded.services import Service, ServiceError, Supervisor
 from nightmarket.shop import Settings, ShopError, load_shop
 from nightmarket.steps import POOLS
@@ -28,7 +29,7 @@ AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nightmarket.embedded", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "up", "down", "status"))
+    parser.add_argument("command", choices=("run", "up", "down", "status", "backfill"))
     parser.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
     parser.add_argument("--date", type=date.fromisoformat, metavar="YYYY-MM-DD", help="the night (default: the next one)")
     parser.add_argument("--from", dest="first", type=date.fromisoformat, metavar="YYYY-MM-DD", help="first night of history")
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_shop(args.shop)
         if args.first and args.date and args.first > args.date:
             parser.error(f"--from {args.first} is after --date {args.date}; swap them")
-        return {"run": _run, "up": _up, "down": _down, "status": _status}[args.command](settings, args)
+        return {"run": _run, "up": _up, "down": _down, "status": _status, "backfill": _backfill}[args.command](settings, args)
     except (ShopError, ServiceError, airflow.ApiError) as error:
         print(error, file=sys.stderr)
         return 1 if not isinstance(error, ShopError) else 2
@@ -113,6 +114,18 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
     return 0
 
 
+def _backfill(settings: Settings, args: argparse.Namespace) -> int:
+    told = services.running(airflow.state(settings))
+    if not told:
+        print(f"nothing of {settings.shop.shop} is running; `make up` first", file=sys.stderr)
+        return 2
+    if not args.date or not args.first:
+        print("a backfill needs its first and last night: FROM=YYYY-MM-DD DATE=YYYY-MM-DD", file=sys.stderr)
+        return 2
+    base = next(str(s["url"]) for s in told["services"] if s["name"] == "api-server")
+    return 0 if backfill(airflow.Client(base, airflow.password(settings)), args.first, args.date, args.force, Screen()) else 1
+
+
 class _start:
     """Everything up and healthy, as a context: (supervisor, client). Stops it all when left, unless told to keep."""
 
@@ -138,13 +151,12 @@ class _start:
             if local:
                 self.supervisor.start(_mailbox(settings, int(extra["NIGHTMARKET_MAIL_PORT"])))
             screen.living("metadata database")
-            self.supervisor.call("migrate", airflow.command("db", "migrate"))
-            self.supervisor.call("reserialize", airflow.command("dags", "reserialize"))
+            airflow.prepare(settings, self.scheduled, self.supervisor.call)
             for service in airflow.services(client):
                 self.supervisor.start(service)
             self.supervisor.start(_mlflow(settings, registry))
             screen.living("starting Airflow and MLflow")
-            self.supervisor.wait(240)
+            self.supervisor.wait(600)  # a service that dies is noticed at once; this is for machines that are busy
             client.make_pools(POOLS)
             screen.line("Airflow, MLflow and the mailbox are up")
         except BaseException:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import importlib.metadata
 import json
 import os
 import secrets
@@ -11,10 +13,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nightmarket.embedded.services import Service
+from nightmarket.lake import code_version, write_atomically
 from nightmarket.shop import PROJECT, Settings, child_environment
 
 USER = "admin"
@@ -50,6 +54,21 @@ def environment(settings: Settings, port: int, scheduled: bool, **extra: str) ->
         AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"http://127.0.0.1:{port}/execution/",
         **extra,
     )
+
+
+def prepare(settings: Settings, scheduled: bool, call: Callable[[str, Sequence[str]], None]) -> None:
+    """Brings the metadata database and the DAGs in it up to date; nothing to do where neither Airflow nor they changed."""
+    version = importlib.metadata.version("apache-airflow-core")
+    files = [*sorted((PROJECT / "dags").glob("*.py")), *sorted((PROJECT / "plugins").glob("*.py")), settings.file]
+    seen = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    wanted = {"migrate": version, "reserialize": f"{version} {code_version()} {seen} {scheduled}"}
+    stamp = state(settings) / "prepared.json"
+    have = json.loads(stamp.read_text()) if stamp.exists() else {}
+    for name, words in (("migrate", ("db", "migrate")), ("reserialize", ("dags", "reserialize"))):
+        if have.get(name) != wanted[name] or not (state(settings) / "airflow.db").exists():
+            call(name, command(*words))
+            have[name] = wanted[name]
+            write_atomically(stamp, json.dumps(have))
 
 
 def password(settings: Settings) -> str:
@@ -128,6 +147,15 @@ class Client:
     def tasks(self, dag: str, run_id: str) -> list[dict[str, Any]]:
         path = f"/dags/{dag}/dagRuns/{urllib.parse.quote(run_id, safe='')}/taskInstances"
         return list(self.get(path, limit=100)["task_instances"])
+
+    def runs(self, dag: str, **query: Any) -> list[dict[str, Any]]:
+        """All runs of a DAG that the query lets through, page by page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.get(f"/dags/{dag}/dagRuns", limit=100, offset=len(found), order_by="id", **query)
+            found += page["dag_runs"]
+            if not page["dag_runs"] or len(found) >= page["total_entries"]:
+                return found
 
     def newest_run(self, dag: str, night: str, since: str) -> str | None:
         """Run id of the newest run of a partition that was made after `since` (ISO 8601)."""

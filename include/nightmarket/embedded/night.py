@@ -162,6 +162,28 @@ def run_night(client: Client, choice: Choice, force: bool, screen: Screen, check
     return account
 
 
+def backfill(client: Client, first: date, last: date, force: bool, screen: Screen) -> bool:
+    """Asks for the nights from first to last, finished ones too, and follows them; whether all succeeded."""
+    asked = client.post("/backfills", {
+        "dag_id": INGESTION, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z", "run_backwards": False,
+        "dag_run_conf": {"force": force}, "reprocess_behavior": "completed", "max_active_runs": 1,
+    })
+    screen.line(f"backfill {asked['id']}: nights of {first} to {last}")
+    shown: dict[str, str] = {}
+    while True:
+        done = client.get(f"/backfills/{asked['id']}")["completed_at"] is not None
+        runs = [r for r in client.runs(INGESTION, run_type="backfill")
+                if first.isoformat() <= (r["partition_key"] or "") <= last.isoformat() and (r["queued_at"] or "") >= asked["created_at"]]
+        for run in sorted(runs, key=lambda r: r["partition_key"]):
+            if run["state"] in ("success", "failed") and run["partition_key"] not in shown:
+                shown[run["partition_key"]] = run["state"]
+                screen.line(f"  {run['partition_key']}  {run['state']}  {run['duration'] or 0:.1f} s")
+        if done:
+            return bool(shown) and set(shown.values()) == {"success"}
+        screen.living(f"  {len(shown)} of {(last - first).days + 1} nights")
+        time.sleep(2)
+
+
 def _follow(client: Client, dag: str, run_id: str, account: Account, screen: Screen, check: Callable[[], None]) -> str:
     screen.line(f"{dag}  night {account.choice.run_date}  run {run_id}")
     shown: dict[str, tuple[str, int]] = {}

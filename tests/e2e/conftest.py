@@ -1,0 +1,133 @@
+"""A real Airflow, MLflow and mailbox on a small demo shop, started once for all tests that want them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightmarket.embedded import services, summary
+from nightmarket.embedded.airflow import USER, Client, password, state
+from nightmarket.embedded.night import INGESTION, TRAINING
+from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
+from tests.e2e.chain import small_shop
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What `make up` left running for one shop."""
+
+    settings: Settings
+    client: Client
+    told: dict[str, Any]
+    """services.json: names, process ids, addresses."""
+
+    @property
+    def mlflow(self) -> str:
+        return next(str(s["url"]) for s in self.told["services"] if s["name"] == "mlflow")
+
+    def night(self, run_date: date, first: date | None = None, seconds: float = 900, **conf: Any) -> tuple[str, str]:
+        """Triggers a night's ingestion and waits for its end; returns its run id and state."""
+        span = {"from_date": first.isoformat()} if first else {}
+        run_id = self.client.trigger(INGESTION, run_date.isoformat(), {**span, **conf}, "a test")
+        return run_id, self.ends(INGESTION, run_id, seconds)
+
+    def training(self, run_date: date, since: str, seconds: float = 900) -> tuple[str, str]:
+        """The training that a night's histories started after `since`: its run id and state."""
+        deadline = time.monotonic() + 120
+        while (run_id := self.client.newest_run(TRAINING, run_date.isoformat(), since)) is None:
+            assert time.monotonic() < deadline, f"no training of {run_date} was started"
+            time.sleep(1)
+        return run_id, self.ends(TRAINING, run_id, seconds)
+
+    def ends(self, dag: str, run_id: str, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while (now := str(self.client.run(dag, run_id)["state"])) not in ("success", "failed"):
+            assert time.monotonic() < deadline, f"{run_id} is still {now} after {seconds:.0f} s"
+            time.sleep(1)
+        return now
+
+    def states(self, dag: str, run_id: str) -> dict[str, str]:
+        return {t["task_id"]: t["state"] for t in self.client.tasks(dag, run_id)}
+
+    def why(self, dag: str, run_id: str) -> str:
+        """States of a run's tasks and the last words of those that failed, for an assertion's message."""
+        lines = []
+        for task in self.client.tasks(dag, run_id):
+            lines.append(f"{task['task_id']}: {task['state']}")
+            if task["state"] == "failed":
+                lines += summary.last_words(summary.task_log(self.settings, dag, run_id, task["task_id"], task["try_number"]))
+        return "\n".join(lines)
+
+    def airflow(self, *words: str) -> str:
+        """What an `airflow` command says, in the environment that `make up` gave the scheduler. Fails with the command."""
+        pid = next(s["pid"] for s in self.told["services"] if s["name"] == "mailbox")
+        raw = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        environment = dict(line.split("=", 1) for line in raw if "=" in line)
+        done = subprocess.run([sys.executable, "-m", "airflow", *words], cwd=PROJECT, env=environment, capture_output=True,
+                              text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def embedded_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    """`python -m nightmarket.embedded up` on a small demo shop; `down` at the end, with nothing left running."""
+    folder = tmp_path_factory.mktemp("embedded")
+    shop = small_shop(folder)
+    command = [sys.executable, "-m", "nightmarket.embedded"]
+    done = subprocess.run([*command, "up", "--shop", str(shop)], cwd=PROJECT, env=child_environment(), capture_output=True,
+                          text=True, timeout=600, check=False)
+    settings = load_shop(shop)
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(rf"user {USER}, password \S+", done.stdout), "the credentials are shown once"
+        told = services.running(state(settings))
+        assert told is not None
+        base = next(str(s["url"]) for s in told["services"] if s["name"] == "api-server")
+        yield Embedded(settings, Client(base, password(settings)), told)
+    finally:
+        stopped = subprocess.run([*command, "down", "--shop", str(shop)], cwd=PROJECT, env=child_environment(),
+                                 capture_output=True, text=True, timeout=120, check=False)
+    assert stopped.returncode == 0, stopped.stderr
+    assert services.running(state(settings)) is None
+    ports = [int(s["url"].rpartition(":")[2]) for s in told["services"] if s["url"]]
+    assert not [p for p in ports if services.listens(p)], "something outlived `make down`"
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots are kept: $NIGHTMARKET_ARTIFACTS, which .ci/run sets, else a temporary folder."""
+    folder = Path(os.environ.get("NIGHTMARKET_ARTIFACTS") or tmp_path_factory.mktemp("artifacts"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; skips, aloud, where it is not installed."""
+    import shutil
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver to run this test")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1440,1100"):
+        options.add_argument(word)
+    made = webdriver.Chrome(options=options, service=Service(driver))
+    made.set_page_load_timeout(120)
+    yield made
+    made.quit()

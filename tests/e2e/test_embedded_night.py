@@ -1,0 +1,184 @@
+"""A night through a real scheduler: what it leaves, what its pages show, and what a poisoned delivery does not change."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nightmarket.contracts import BRONZE, EVENTS, FEATURES, QUALITY, RECOMMENDATIONS, SILVER
+from nightmarket.embedded.airflow import USER, password
+from nightmarket.embedded.night import INGESTION
+from nightmarket.lake import Lake
+from nightmarket.registry.ledger import Ledger
+from tests.e2e.conftest import Embedded
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+
+class Told:
+    """The first night of the embedded shop, run once."""
+
+    def __init__(self, embedded: Embedded):
+        demo = embedded.settings.shop.demo
+        assert demo is not None
+        self.first = date.fromisoformat(demo.first_day)
+        self.date = self.first + timedelta(days=demo.days - 1)
+        since = datetime.now(timezone.utc).isoformat()
+        self.ingestion, self.ingestion_state = embedded.night(self.date, self.first)
+        assert self.ingestion_state == "success", embedded.why(INGESTION, self.ingestion)
+        self.training, self.training_state = embedded.training(self.date, since)
+
+
+@pytest.fixture(scope="module")
+def night(embedded_night: Embedded) -> Told:
+    return Told(embedded_night)
+
+
+@pytest.fixture
+def lake(embedded_night: Embedded) -> Lake:
+    return Lake(embedded_night.settings.places.lake)
+
+
+def test_both_runs_of_the_night_succeed(embedded_night: Embedded, night: Told) -> None:
+    assert set(embedded_night.states(INGESTION, night.ingestion).values()) == {"success"}
+    assert night.training_state == "success"
+
+
+def test_every_dataset_of_the_night_is_published_by_that_run(night: Told, lake: Lake) -> None:
+    for dataset in (*BRONZE, *SILVER, QUALITY, FEATURES):
+        made = lake.manifest(dataset, night.date)
+        assert made is not None and made.run_id == night.ingestion
+    served = lake.manifest(RECOMMENDATIONS, night.date)
+    assert served is not None and served.run_id == night.training and served.rows_out > 0
+
+
+def test_a_champion_serves(embedded_night: Embedded, night: Told) -> None:
+    settings = embedded_night.settings
+    assert Ledger(settings.places.mlflow / "ledger.db").current(settings.shop.model.name, "champion") is not None
+
+
+def test_the_xcom_is_paths_of_manifests(embedded_night: Embedded, night: Told, lake: Lake) -> None:
+    path = f"/dags/{INGESTION}/dagRuns/{urllib.request.quote(night.ingestion, safe='')}"  # type: ignore[attr-defined]
+    value = embedded_night.client.get(f"{path}/taskInstances/gate/xcomEntries/return_value")["value"]
+    assert str(lake.manifest_path(QUALITY, night.date)) in str(value)
+
+
+def test_owners_got_their_mails(embedded_night: Embedded, night: Told) -> None:
+    mails = list(embedded_night.settings.places.mailbox.glob("*.eml"))
+    owners = {m for o in embedded_night.settings.shop.owners.values() for m in o.mail}
+    got = {a for a in owners for m in mails if a.encode() in m.read_bytes()}
+    assert got >= {m for e in ("events", "items", "users", "orders", "reviews") for m in embedded_night.settings.owner_of(e).mail}
+
+
+def test_the_same_night_again_changes_nothing(embedded_night: Embedded, night: Told, lake: Lake) -> None:
+    before = {d.id: lake.manifest_path(d, night.date).read_bytes() for d in (*BRONZE, *SILVER, QUALITY, FEATURES)}
+    _, state = embedded_night.night(night.date, night.first)
+    assert state == "success"
+    assert {d.id: lake.manifest_path(d, night.date).read_bytes() for d in (*BRONZE, *SILVER, QUALITY, FEATURES)} == before
+
+
+def test_a_dry_run_publishes_and_triggers_nothing(embedded_night: Embedded, night: Told, lake: Lake) -> None:
+    tomorrow = night.date + timedelta(days=1)
+    since = datetime.now(timezone.utc).isoformat()
+    run_id, _ = embedded_night.night(tomorrow, dry_run=True)
+    assert set(embedded_night.states(INGESTION, run_id).values()) == {"skipped"}
+    assert tomorrow not in lake.dates(EVENTS)
+    assert embedded_night.client.newest_run("recommendation_training", tomorrow.isoformat(), since) is None
+
+
+def test_a_poisoned_delivery_stops_at_the_gate(embedded_night: Embedded, night: Told, lake: Lake) -> None:
+    """The files of the next night lose nine rows in ten after delivery: volume and references break."""
+    import gzip
+
+    settings = embedded_night.settings
+    tomorrow = night.date + timedelta(days=1)
+    ledger = Ledger(settings.places.mlflow / "ledger.db").history(settings.shop.model.name)
+    serving = lake.manifest(RECOMMENDATIONS, night.date)
+    file = settings.places.landing / "events" / f"{tomorrow}.csv.gz"
+    subprocess_deliver(settings.file, tomorrow)
+    lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+    file.write_bytes(gzip.compress(lines[0] + b"".join(lines[1::40])))
+    since = datetime.now(timezone.utc).isoformat()
+    run_id, state = embedded_night.night(tomorrow)
+    states = embedded_night.states(INGESTION, run_id)
+    assert state == "failed"
+    assert states == {"deliver": "success", "ingest": "success", "clean": "success", "gate": "failed", "aggregate": "upstream_failed",
+                      "report": "success", "send": "success"}
+    gate = next(t for t in embedded_night.client.tasks(INGESTION, run_id) if t["task_id"] == "gate")
+    assert gate["try_number"] == 1, "a refusal is not retried"
+    assert embedded_night.client.newest_run("recommendation_training", tomorrow.isoformat(), since) is None
+    assert Ledger(settings.places.mlflow / "ledger.db").history(settings.shop.model.name) == ledger
+    assert lake.manifest(RECOMMENDATIONS, night.date) == serving and tomorrow not in lake.dates(RECOMMENDATIONS)
+    assert any(tomorrow.isoformat().encode() in m.read_bytes() for m in settings.places.mailbox.glob("*.eml"))
+
+
+def subprocess_deliver(shop: Path, day: date) -> None:
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-m", "jobs.deliver", "--shop", str(shop), "--run-date", str(day)], check=True, timeout=300)
+
+
+def test_a_stranger_sees_nothing(embedded_night: Embedded) -> None:
+    for path in ("/nightmarket/", "/nightmarket/files/reports/data_docs/index.html", "/api/v2/dags"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(embedded_night.client.base + path, timeout=30)
+        assert refused.value.code == 401
+
+
+@pytest.fixture(scope="module")
+def pages(embedded_night: Embedded, browser: Any) -> Any:
+    """The browser, logged in."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(embedded_night.client.base)
+    WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.NAME, "username"))
+    browser.find_element(By.NAME, "username").send_keys(USER)
+    browser.find_element(By.NAME, "password").send_keys(password(embedded_night.settings))
+    browser.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
+    WebDriverWait(browser, 60).until(lambda b: "/login" not in b.current_url)
+    return browser
+
+
+def _shows(pages: Any, words: list[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while missing := [w for w in words if w not in pages.page_source]:
+        assert time.monotonic() < deadline, f"{pages.current_url} does not show {missing}"
+        time.sleep(0.5)
+    time.sleep(2)  # pictures and fonts, for the screenshot
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "words"),
+    [
+        ("dags", "/dags", ["shop_ingestion", "recommendation_training"]),
+        ("ingestion", "/dags/shop_ingestion", ["deliver", "aggregate", "send"]),
+        ("assets", "/assets", ["gold.features", "silver.events"]),
+        ("nights", "/nightmarket/", ["Nights, newest first", "Champion", "report"]),
+    ],
+)
+def test_airflows_pages(
+    embedded_night: Embedded, night: Told, pages: Any, artifacts: Path, name: str, path: str, words: list[str]
+) -> None:
+    pages.get(embedded_night.client.base + path)
+    _shows(pages, words)
+    pages.save_screenshot(str(artifacts / f"airflow-{name}.png"))
+
+
+def test_a_report_opens_from_the_page_of_nights(embedded_night: Embedded, night: Told, pages: Any, artifacts: Path) -> None:
+    pages.get(f"{embedded_night.client.base}/nightmarket/files/reports/quality/{night.date}/index.html")
+    _shows(pages, [night.date.isoformat()])
+    pages.save_screenshot(str(artifacts / "report.png"))
+
+
+def test_mlflows_page_has_the_model(embedded_night: Embedded, night: Told, browser: Any, artifacts: Path) -> None:
+    browser.get(f"{embedded_night.mlflow}/#/models/{embedded_night.settings.shop.model.name}")
+    _shows(browser, [embedded_night.settings.shop.model.name, "champion"])
+    browser.save_screenshot(str(artifacts / "mlflow-model.png"))
