@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 _UNSTEADY = re.compile(
-    r"\b(rand|randn|random|uuid|shuffle|now|current_timestamp|current_date|current_time|localtimestamp|curdate"
-    r"|unix_timestamp\s*\(\s*\)|monotonically_increasing_id|spark_partition_id|input_file_name|current_user|version)\b(?=\s*\()",
+    r"\b(rand|randn|random|uuid|shuffle|now|curdate|monotonically_increasing_id|spark_partition_id|input_file_name"
+    r"|current_timestamp|current_date|current_time|localtimestamp|current_user|user|session_user|unix_timestamp(?=\s*\(\s*\)))\s*\(",
     re.IGNORECASE,
 )
+"""Functions whose answer differs from run to run."""
+_BARE = re.compile(r"\b(current_timestamp|current_date|current_time|localtimestamp|current_user|user|session_user)\b(?!\s*[(.])", re.IGNORECASE)
+"""Names that Spark takes for such functions, without brackets, where there is no column of that name."""
+_TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 
 class _MissingColumn(Exception):
@@ -75,9 +80,14 @@ def plan(
     lacking: dict[str, dict[str, str]] = {}
 
     def prove(frame: DataFrame, expression: str, at: str, grouped: bool = False) -> None:
-        if found := _UNSTEADY.search(expression):
+        code = _TEXT.sub(" ", expression)
+        if found := _UNSTEADY.search(code):
             raise ShopError(settings.file, [f"{at}: {found[1]}() gives another answer every night; a night must give the "
                                             f"same rows when it runs again. Remove it"])
+        known = {c.casefold() for c in frame.columns}
+        for bare in _BARE.findall(code):
+            if bare.casefold() not in known:
+                raise _MissingColumn(bare)
         _resolve(frame, expression, settings, at, there, grouped, mapping.group_by)
 
     def absence(error: _MissingColumn, at: str, name: str, files: Iterable[str]) -> None:
@@ -139,7 +149,7 @@ def _prove_formats(spark: SparkSession, settings: Settings, where: str, formats:
 
     for pattern in formats:
         try:
-            spark.range(1).select(F.to_timestamp(F.lit("none"), F.lit(pattern))).collect()
+            spark.range(1).select(F.to_timestamp(F.lit("none"), pattern)).collect()
         except PySparkException as error:
             raise ShopError(settings.file, [f"{where}.timestamp_formats: {pattern!r} is not a Spark datetime pattern "
                                             f"({_first_line(error)}); write one such as dd/MM/yyyy HH:mm"]) from None
@@ -156,8 +166,10 @@ def _resolve(
     from pyspark.errors import AnalysisException, ParseException
     from pyspark.sql import functions as F
 
+    # Spark's client also logs each question that has no answer; here they are only questions
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     try:
-        chosen = frame.groupBy(*[F.expr(k) for k in keys]).agg(F.expr(expression)) if grouped else frame.select(F.expr(expression))
+        chosen = frame.groupBy(*[F.expr(k) for k in keys]).agg(F.expr(expression)) if grouped else frame.select(ROW, F.expr(expression))
         chosen.schema  # noqa: B018 (a Connect client resolves only when asked)
     except ParseException as error:
         raise ShopError(settings.file, [f"{at}: {expression!r} is not a Spark SQL expression: {_first_line(error)}"]) from None
