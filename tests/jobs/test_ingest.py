@@ -363,7 +363,8 @@ def test_one_refused_dataset_publishes_none(
     ({"quantity": "quantity +"}, r"datasets\.events\.columns\.quantity: 'quantity \+' is not a Spark SQL expression"),
     ({"quantity": "no_such_function(quantity)"}, r"datasets\.events\.columns\.quantity: .*no_such_function"),
     ({"updated_at": "current_timestamp()"}, r"datasets\.events\.columns\.updated_at: current_timestamp\(\) gives another answer"),
-    ({"user_id": "sum(user)"}, r"datasets\.events\.columns\.user_id|user_id"),
+    ({"updated_at": "CURRENT_DATE"}, r"datasets\.events\.columns\.updated_at: no source column 'CURRENT_DATE'"),
+    ({"user_id": "sum(user)"}, r"datasets\.events\.columns\.user_id: 'sum\(user\)': .*MISSING_GROUP_BY"),
 ])
 def test_a_mapping_that_cannot_work_is_a_usage_error(
     make_settings: Callable[..., Settings], drop: Callable[..., Path], spark: SparkSession, capsys: pytest.CaptureFixture[str],
