@@ -17,7 +17,6 @@ The answer has a row for each question, in order: `item_ids`, `scores` (comparab
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -148,10 +147,6 @@ def _text(value: Any) -> str | None:
     return None if value is None or (isinstance(value, float) and pd.isna(value)) or value == "" else str(value)
 
 
-# MLflow asks every model for type hints to infer a signature from; ours is stated when the model is registered
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method", category=UserWarning)
-
-
 class Served(PythonModel):
     """The pyfunc: loads the recommender and the snapshot once, then answers frames of questions."""
 
@@ -161,8 +156,8 @@ class Served(PythonModel):
         self._recommender = Recommender.load(Path(context.artifacts["recommender"]))
         self._snapshot = Snapshot.load(Path(context.artifacts["snapshot"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a schema
-        """Answers of a frame of questions, as a frame."""
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Answers of a frame of questions, as a frame. The signature is stated when the model is registered."""
         made = answers(self._recommender, self._snapshot, questions_of(model_input))
         return pd.DataFrame(made, columns=["item_ids", "scores", "reasons", "source"])
 

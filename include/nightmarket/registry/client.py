@@ -216,7 +216,7 @@ class Registry:
                     continue
                 log.info(logs.said("alias", model=self.model, alias=alias, was=at, now=version))
 
-    def verify(self, version: str, timeout_seconds: float = 300) -> Verification:
+    def verify(self, version: str, timeout_seconds: float = 600) -> Verification:
         """Loads the version in a fresh process that may not unpickle, asks it the input example and compares with what the
         registering process answered: the same items, scores within SCORE_TOLERANCE. The result is kept as a tag."""
         started = time.monotonic()
