@@ -1,0 +1,129 @@
+"""jobs.train: what it leaves, when it does nothing, what it refuses, and that a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs import train
+from nightmarket.contracts import FEATURES, ITEMS
+from nightmarket.lake import Lake
+from nightmarket.recommend.candidate import Candidate, folder_of
+from nightmarket.shop import Settings, child_environment
+from tests.jobs.learning import NIGHT, argv, put, shop
+from tests.recommend import synthetic
+from tests.recommend.synthetic import moment
+
+Make = Callable[..., Settings]
+
+
+@pytest.mark.parametrize(("verdict", "said"), [
+    (None, "was not judged; run `python -m jobs.gate --run-date 2026-04-10` first"),
+    ("refused", "the gate refused the night of 2026-04-10"),
+])
+def test_a_night_that_the_gate_did_not_let_through_is_refused(make_settings: Make, capsys: pytest.CaptureFixture[str], verdict: str | None, said: str) -> None:
+    settings = shop(make_settings, verdict)
+    assert train.main(argv(settings)) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_a_night_without_features_is_a_fault_that_names_the_job_to_run(make_settings: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = shop(make_settings)
+    Lake(settings.places.lake).drop(FEATURES, NIGHT)
+    assert train.main(argv(settings)) == 1
+    assert "run `python -m jobs.aggregate --run-date 2026-04-10` first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ({"minimum_users": 500}, "shoppers bought both before 2026-03-28 and in the 14 days from it; model.minimum_users is 500"),
+    ({"fit_days": 120}, "days of history before the holdout; the ranker needs more than model.fit_days (120)"),
+])
+def test_too_little_to_learn_from_is_refused_with_numbers(make_settings: Make, capsys: pytest.CaptureFixture[str], model: dict[str, int], said: str) -> None:
+    settings = shop(make_settings, **model)
+    assert train.main(argv(settings)) == 3
+    assert said in capsys.readouterr().err
+    assert Candidate.read(folder_of(settings, NIGHT)) is None
+
+
+def test_no_purchases_at_all_is_refused(make_settings: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = shop(make_settings)
+    put(settings, FEATURES, synthetic.features([synthetic.history("u", [(d, "view", "i001") for d in range(99)])]))
+    assert train.main(argv(settings)) == 3
+    assert "0 shoppers bought both before" in capsys.readouterr().err
+
+
+def test_a_dry_run_leaves_nothing(make_settings: Make) -> None:
+    settings = shop(make_settings)
+    assert train.main(argv(settings, "--dry-run")) == 0
+    assert not settings.places.work.exists()
+
+
+def _weights(folder: Path) -> list[np.ndarray]:
+    import keras
+
+    return [v.numpy() for name in ("towers", "ranker") for v in keras.models.load_model(folder / "model" / f"{name}.keras", compile=False).variables]
+
+
+@pytest.mark.tensorflow
+def test_the_candidate_says_all_about_itself_and_is_not_made_twice(make_settings: Make) -> None:
+    settings = shop(make_settings)
+    lake = Lake(settings.places.lake)
+    assert train.main(argv(settings)) == 0
+    folder = folder_of(settings, NIGHT)
+    made = Candidate.read(folder)
+    assert made is not None
+    assert {i.name: i.digest for i in made.inputs} == {
+        f"{d.id}/{NIGHT}": lake.at(d, NIGHT).manifest.digest for d in (FEATURES, ITEMS)}
+    assert (datetime.fromisoformat(made.cut), datetime.fromisoformat(made.end)) == (moment(86), moment(100))
+    assert json.loads((folder / "model" / "recommender.json").read_text())["cut"] == "2026-03-28T00:00:00+00:00"
+    assert made.seed == settings.shop.model.seed
+    assert made.training["absent_tasks"] == []
+    assert made.seconds > 0 and made.peak_memory_mb > 100
+    assert not list((settings.places.work / "training").rglob("*.parquet"))
+    before = (folder / "candidate.json").stat().st_mtime_ns
+    assert train.main(argv(settings)) == 0
+    assert (folder / "candidate.json").stat().st_mtime_ns == before
+
+    # events of the holdout are another input, but they teach nothing: the same model comes out
+    rows = lake.at(FEATURES, NIGHT).arrow().to_pylist()
+    cut = moment(86).timestamp()
+    for row in rows:
+        late = [n for n, t in enumerate(row["event_times"]) if t >= cut]
+        for n in late:
+            row["item_ids"][n] = "i001"
+            row["quantities"][n] = 7.0
+    put(settings, FEATURES, synthetic.features(rows))
+    first = _weights(folder)
+    assert train.main(argv(settings)) == 0
+    again = Candidate.read(folder)
+    assert again is not None and again.recipe != made.recipe
+    assert all(np.array_equal(a, b) for a, b in zip(first, _weights(folder), strict=True))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.soak
+def test_killed_at_several_moments_it_ends_with_the_model_of_an_undisturbed_run(make_settings: Make) -> None:
+    whole, killed = shop(make_settings), shop(make_settings)
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "jobs.train", *argv(whole)], capture_output=True, text=True, env=child_environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    takes = time.monotonic() - started
+    for share in (0.35, 0.6, 0.8):
+        process = subprocess.Popen([sys.executable, "-m", "jobs.train", *argv(killed)], stderr=subprocess.DEVNULL, env=child_environment())
+        time.sleep(takes * share)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run([sys.executable, "-m", "jobs.train", *argv(killed)], capture_output=True, text=True, env=child_environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(np.array_equal(a, b) for a, b in zip(_weights(folder_of(whole, NIGHT)), _weights(folder_of(killed, NIGHT)), strict=True))
+    left = [p.name for p in folder_of(killed, NIGHT).parent.iterdir()]
+    assert sorted(left) == [f".{NIGHT}.lock", str(NIGHT)]
