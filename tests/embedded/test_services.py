@@ -13,7 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nightmarket.embedded.services import Service, ServiceError, Supervisor, free_port, leaders, listens, running, stop_all
+from nightmarket.embedded.services import (
+    Service,
+    ServiceError,
+    Supervisor,
+    free_port,
+    leaders,
+    listens,
+    running,
+    stop_all,
+)
 from nightmarket.shop import child_environment
 
 # a service with a child in a session of its own that will not listen, as a job of a task has
@@ -114,9 +123,9 @@ def test_a_service_that_is_never_ready_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_command_that_fails_is_named_with_its_last_words(tmp_path: Path) -> None:
-    with Supervisor(tmp_path / "state", tmp_path / "logs", child_environment()) as supervisor:
-        with pytest.raises(ServiceError, match=r"(?s)migrate ended with 1;.*locked"):
-            supervisor.call("migrate", [sys.executable, "-c", "import sys; sys.exit('database is locked')"])
+    supervisor = Supervisor(tmp_path / "state", tmp_path / "logs", child_environment())
+    with supervisor, pytest.raises(ServiceError, match=r"(?s)migrate ended with 1;.*locked"):
+        supervisor.call("migrate", [sys.executable, "-c", "import sys; sys.exit('database is locked')"])
 
 
 def test_a_reused_process_id_is_not_ours(tmp_path: Path) -> None:
