@@ -151,11 +151,11 @@ class _start:
         try:
             if local:
                 self.supervisor.start(_mailbox(settings, int(extra["NIGHTMARKET_MAIL_PORT"])))
+            self.supervisor.start(_mlflow(settings, registry))  # it makes its database while Airflow makes its own
             screen.living("metadata database")
             airflow.prepare(settings, self.scheduled, self.supervisor.call)
             for service in airflow.services(client):
                 self.supervisor.start(service)
-            self.supervisor.start(_mlflow(settings, registry))
             screen.living("starting Airflow and MLflow")
             self.supervisor.wait(600)  # a service that dies is noticed at once; this is for machines that are busy
             client.make_pools(POOLS)
