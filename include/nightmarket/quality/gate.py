@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -27,6 +28,7 @@ from nightmarket.quality.verdict import passed_nights
 from nightmarket.shop import Settings
 
 if TYPE_CHECKING:
+    import pyarrow
     from great_expectations.core import ExpectationSuiteValidationResult, RunIdentifier
     from great_expectations.data_context import AbstractDataContext
     from pyspark.sql import DataFrame, SparkSession
@@ -154,13 +156,18 @@ def schema_differences(lake: Lake, batch: Batch) -> list[str]:
     """Columns of the published files that are not as the contract has them."""
     import pyarrow.parquet as pq
 
-    want = {f.name: f.type for f in batch.dataset.arrow_schema()}
+    want = _types(batch.dataset.arrow_schema())
     found = set()
     for day in batch.clean:
         for file in lake.at(batch.dataset, day).files:
-            have = {f.name: f.type for f in pq.read_schema(file)}
+            have = _types(pq.read_schema(file))
             found |= {n for n in {*want, *have} if n not in have or n not in want or have[n] != want[n]}
     return sorted(found)
+
+
+def _types(schema: pyarrow.Schema) -> dict[str, str]:
+    """Types by column; Spark and Arrow call the elements of a list by different names, which means nothing."""
+    return {f.name: re.sub(r"\b(?:item|element): ", "", str(f.type)) for f in schema}
 
 
 def profile(rows: DataFrame, entity: str) -> dict[str, dict[str, int]]:
