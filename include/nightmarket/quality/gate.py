@@ -166,8 +166,8 @@ def schema_differences(lake: Lake, batch: Batch) -> list[str]:
 
 
 def _types(schema: pyarrow.Schema) -> dict[str, str]:
-    """Types by column; Spark and Arrow call the elements of a list by different names, which means nothing."""
-    return {f.name: re.sub(r"\b(?:item|element): ", "", str(f.type)) for f in schema}
+    """Types by column; what Spark and Arrow call the elements of a list, and whether they may be null, means nothing."""
+    return {f.name: re.sub(r"\b(?:item|element): | not null", "", str(f.type)) for f in schema}
 
 
 def profile(rows: DataFrame, entity: str) -> dict[str, dict[str, int]]:
