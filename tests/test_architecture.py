@@ -37,7 +37,7 @@ def _imports(path: Path, top_only: bool = False) -> Iterator[str]:
             assert node.level == 0, f"{_name(path)}:{node.lineno}: relative import"
             yield node.module or ""
         if top_only and (isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or
-                         isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+                         (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))):
             continue
         pending.extend(ast.iter_child_nodes(node))
 
