@@ -63,9 +63,9 @@ def measure(pairs: Pairs, threshold: float, resamples: int, seed: int) -> dict[s
         samples["average_precision"].append(_binned_precision(p, n))
         samples["calibration_loss"].append(_binned_calibration(p, n, c))
     out = {}
-    for name, value in values.items():
+    for name, measured in values.items():
         low, high = quantiles(np.concatenate(samples[name]))
-        out[name] = Interval(value, min(low, value), max(high, value), pairs.users)
+        out[name] = Interval(measured, min(low, measured), max(high, measured), pairs.users)
     return out
 
 
