@@ -43,7 +43,7 @@ def _reread(text: str) -> str | None:
             better = text.encode(encoding).decode("utf-8")
         except UnicodeError:
             continue  # not this encoding, or not broken in this way: the next, or the text as it is
-        if not any(unicodedata.category(c) == "Cc" and not c.isspace() for c in better):
+        if not any(unicodedata.category(c) == "Cc" and not c.isspace() and c not in text for c in better):
             return better
     return None
 

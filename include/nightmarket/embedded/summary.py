@@ -129,8 +129,9 @@ def places(settings: Settings, night: date) -> str:
     """Where a person finds the rest."""
     p = settings.places
     found = [
-        ("reports", p.reports / "quality" / night.isoformat() / "index.html"), ("data docs", p.reports / "data_docs"), ("mails", p.mailbox),
-        ("plots", p.work / "models" / settings.shop.model.name / night.isoformat()), ("lake", p.lake), ("logs", p.logs),
+        ("reports", p.reports / "quality" / night.isoformat() / "index.html"), ("data docs", p.reports / "data_docs" / "index.html"),
+        ("mails", p.mailbox / "index.html"), ("decision", p.reports / "models" / night.isoformat()),
+        ("plots", p.work / "models" / settings.shop.model.name / night.isoformat() / "evaluation" / "plots"), ("lake", p.lake), ("logs", p.logs),
     ]
     lines = [f"  {what:<10} {path}" for what, path in found if path.exists()]
     return "\n".join(["where", *lines, "  pages      `make up` opens Airflow and MLflow"])
