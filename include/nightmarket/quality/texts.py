@@ -73,6 +73,9 @@ TEXTS: dict[Language, dict[str, str]] = {
         "footer": "Written by Nightmarket for {owner}, who owns this data. A night ends at midnight in {zone}.",
         "index.title": "Quality reports of the night of {date}",
         "reason.malformed_row": "the line cannot be read",
+        "reason.bad": "{column} cannot be read",
+        "reason.missing": "{column} is missing",
+        "reason.range": "{column} out of its range",
         "reason.bad_encoding": "characters in a wrong encoding",
         "reason.missing_required": "a required value is missing",
         "reason.unknown_event_type": "unknown kind of event",
@@ -213,6 +216,9 @@ TEXTS: dict[Language, dict[str, str]] = {
         "footer": "由 Nightmarket 为数据负责人{owner}生成。夜间数据以 {zone} 的午夜为界。",
         "index.title": "{date} 夜间数据质量报告",
         "reason.malformed_row": "无法读取的行",
+        "reason.bad": "{column} 无法读取",
+        "reason.missing": "缺少 {column}",
+        "reason.range": "{column} 超出范围",
         "reason.bad_encoding": "字符编码错误",
         "reason.missing_required": "缺少必填值",
         "reason.unknown_event_type": "未知的事件类型",
@@ -296,5 +302,12 @@ def text(language: Language, key: str, **values: object) -> str:
 
 
 def reason(language: Language, code: str) -> str:
-    """A reason code in words; the code itself where it has none."""
-    return TEXTS[language].get(f"reason.{code}", code)
+    """A reason code in words, also one that names a column (bad_price); the code itself where it has none."""
+    told = TEXTS[language]
+    if f"reason.{code}" in told:
+        return told[f"reason.{code}"]
+    for kind, column in (("bad", code.removeprefix("bad_")), ("missing", code.removeprefix("missing_")),
+                         ("range", code.removesuffix("_out_of_range"))):
+        if column != code:
+            return told[f"reason.{kind}"].format(column=column)
+    return code
