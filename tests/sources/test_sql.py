@@ -228,14 +228,14 @@ def test_a_table_through_jdbc(shop: Callable[..., Settings], spark: SparkSession
     url = f"jdbc:derby:{tmp_path / 'derby'}"
     connection = spark._jvm.java.sql.DriverManager.getConnection(f"{url};create=true")  # type: ignore[union-attr]
     statement = connection.createStatement()
-    for text in ("CREATE TABLE sales (id VARCHAR(9), at TIMESTAMP, kind VARCHAR(9), item INT, qty INT, price DECIMAL(9,2))",
+    for text in ("CREATE TABLE sales (id VARCHAR(9), happened TIMESTAMP, kind VARCHAR(9), item INT, qty INT, price DECIMAL(9,2))",
                  "INSERT INTO sales VALUES ('a', '2026-07-01 10:00:00', 'view', 1, 1, 2.50), ('b', '2026-07-02 00:30:00', 'view', 2, 1, 1.25), "
                  "('c', NULL, 'view', 3, 1, 1), ('d', '2026-07-03 00:00:00', 'view', 4, 1, 1)"):
         statement.execute(text)
     statement.close()
     connection.close()
-    columns = {"event_id": "ID", "event_ts": "AT", "event_type": "KIND", "item_id": "ITEM", "quantity": "QTY", "unit_price": "PRICE"}
-    settings = shop(url, engine="spark", slice_by="AT", datasets={"events": {"source": "sales", "columns": columns}})
+    columns = {"event_id": "ID", "event_ts": "HAPPENED", "event_type": "KIND", "item_id": "ITEM", "quantity": "QTY", "unit_price": "PRICE"}
+    settings = shop(url, engine="spark", slice_by="HAPPENED", datasets={"events": {"source": "sales", "columns": columns}})
     assert take(settings, D1, D2) == 0
     assert [(r["event_id"], r["event_ts"]) for r in rows(settings, D1)] == [("a", datetime(2026, 7, 1, 9, tzinfo=timezone.utc))]
     assert Lake(settings.places.lake).at(contracts.RAW_EVENTS, D1).manifest.quarantined == {"missing_event_ts": 1}
