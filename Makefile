@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down status test lint docs docs-check lock backfill clean
+.PHONY: help setup run up down status test soak lint docs docs-check lock backfill clean
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -48,8 +48,11 @@ status: setup ## what runs, and where its pages are
 backfill: setup ## nights FROM to DATE through the running Airflow (`make up` first)
 	@$(PY) -m nightmarket.embedded backfill --from $(FROM) --date $(DATE) $(if $(FORCE),--force)
 
-test: setup ## all tests; TESTS=tests/clean for some
-	@$(PY) -m pytest $(TESTS)
+test: setup ## all tests but the long proofs; TESTS=tests/clean for some
+	@$(PY) -m pytest -m "not soak" $(TESTS)
+
+soak: setup ## the long proofs: the whole chain, kills, whole published shops
+	@$(PY) -m pytest -m soak $(TESTS)
 
 lint: setup ## style, types, and what Airflow has deprecated
 	@$(VENV)/bin/ruff check .

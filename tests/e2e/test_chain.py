@@ -14,7 +14,7 @@ from nightmarket.contracts import BRONZE, EVENTS, FEATURES, QUALITY, RAW_EVENTS,
 from nightmarket.registry.ledger import Ledger
 from tests.e2e.chain import Chain, small_shop
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

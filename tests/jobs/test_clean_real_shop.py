@@ -22,7 +22,7 @@ from nightmarket.contracts import DAILY_SALES, EVENTS, FEATURES, ITEMS, ORDERS, 
 from nightmarket.lake import Lake
 from nightmarket.shop import Settings
 
-pytestmark = [pytest.mark.spark, pytest.mark.real_data]
+pytestmark = [pytest.mark.spark, pytest.mark.real_data, pytest.mark.soak, pytest.mark.timeout(1800)]
 FIRST, LAST = date(2010, 12, 1), date(2011, 12, 9)
 
 
@@ -94,12 +94,12 @@ def same(connection: duckdb.DuckDBPyConnection, found: str, expected: str) -> No
 def test_clean_events_row_for_row(oracle: duckdb.DuckDBPyConnection) -> None:
     same(oracle, """SELECT source_file, source_row, event_ts, event_type, user_id, item_id, quantity, unit_price, order_id, country, event_date,
                            revenue, is_outlier FROM events""", "SELECT * FROM expected")
-    assert oracle.sql("SELECT count(*), count(DISTINCT event_id), count(*) FILTER (currency <> 'GBP' OR len(filled) > 0) FROM events").fetchone() == (
+    assert oracle.sql("SELECT count(*), count(DISTINCT event_id), count(*) FILTER (currency <> 'GBP' OR len(filled) > 0) FROM events").fetchall()[0] == (
         531_205, 531_205, 0,
     )
-    strange = oracle.sql("SELECT count(*) FROM expected WHERE strange").fetchone()
+    strange = oracle.sql("SELECT count(*) FROM expected WHERE strange").fetchall()[0]
     assert strange is not None and 0 < strange[0] < 5_000
-    assert oracle.sql("SELECT count(*) FROM events WHERE is_outlier AND quantity IN (80995, -80995, 74215, -74215)").fetchone() == (4,)
+    assert oracle.sql("SELECT count(*) FROM events WHERE is_outlier AND quantity IN (80995, -80995, 74215, -74215)").fetchall()[0] == (4,)
 
 
 def test_every_rejected_line_and_its_reason(oracle: duckdb.DuckDBPyConnection) -> None:
@@ -134,12 +134,12 @@ def test_the_other_datasets_add_up(cleaned: Settings, entity: str) -> None:
 
 def test_cancelled_orders_and_titles(cleaned: Settings) -> None:
     orders = _files(cleaned, ORDERS)
-    count = duckdb.sql(f"SELECT count(DISTINCT order_id), bool_and(starts_with(order_id, 'C')) FROM read_parquet({orders!r}) WHERE is_cancellation").fetchone()
+    count = duckdb.sql(f"SELECT count(DISTINCT order_id), bool_and(starts_with(order_id, 'C')) FROM read_parquet({orders!r}) WHERE is_cancellation").fetchall()[0]
     assert count == (3_836, True)
     items = _files(cleaned, ITEMS)
-    assert duckdb.sql(f"SELECT count(*) FROM read_parquet({items!r}) WHERE title_normalised <> lower(title)").fetchone() == (0,)
-    assert duckdb.sql(f"SELECT count(*) FROM read_parquet({items!r}) WHERE item_id IN ('POST', 'M', 'DOT')").fetchone() == (0,)
-    assert duckdb.sql(f"SELECT count(DISTINCT user_id) FROM read_parquet({_files(cleaned, USERS)!r})").fetchone() == (4_372,)
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet({items!r}) WHERE title_normalised <> lower(title)").fetchall()[0] == (0,)
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet({items!r}) WHERE item_id IN ('POST', 'M', 'DOT')").fetchall()[0] == (0,)
+    assert duckdb.sql(f"SELECT count(DISTINCT user_id) FROM read_parquet({_files(cleaned, USERS)!r})").fetchall()[0] == (4_372,)
 
 
 def test_daily_sales_are_those_of_the_clean_lines(cleaned: Settings, oracle: duckdb.DuckDBPyConnection) -> None:

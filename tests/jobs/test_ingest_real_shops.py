@@ -20,7 +20,7 @@ from nightmarket.shop import PROJECT, Places, Settings, load_shop
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = [pytest.mark.spark, pytest.mark.real_data]
+pytestmark = [pytest.mark.spark, pytest.mark.real_data, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,7 @@ def test_online_retail_reconciles_to_what_was_published(online_retail: Settings,
     assert sum(Decimal(m.sums["value"]) for m in made) == Decimal("9747747.934")
     # bronze holds them all: nothing of this shop is untypable
     assert sum(m.rows_out for m in made) == 541_909
-    total = retail.sql("SELECT count(*), sum(quantity), sum(quantity * unit_price), count(DISTINCT event_id) FROM events").fetchone()
-    assert total is not None
+    total = retail.sql("SELECT count(*), sum(quantity), sum(quantity * unit_price), count(DISTINCT event_id) FROM events").fetchall()[0]
     assert (total[0], total[1], total[3]) == (541_909, 5_176_450, 541_909)
     assert Decimal(total[2]) == Decimal("9747747.934")
 
@@ -89,16 +88,16 @@ def test_online_retail_keeps_every_line_as_it_was(retail: duckdb.DuckDBPyConnect
                          CASE WHEN InvoiceNo LIKE 'C%' OR Quantity LIKE '-%' THEN 'return' ELSE 'purchase' END FROM lines"""
     found = "SELECT source_file, order_id, item_id, quantity, unit_price, country, user_id, event_ts, event_type FROM events"
     for one, other in ((expected, found), (found, expected)):
-        difference = retail.sql(f"SELECT count(*) FROM (({one}) EXCEPT ALL ({other}))").fetchone()
+        difference = retail.sql(f"SELECT count(*) FROM (({one}) EXCEPT ALL ({other}))").fetchall()[0]
         assert difference == (0,)
 
 
 def test_online_retail_nights_are_its_files(online_retail: Settings, retail: duckdb.DuckDBPyConnection) -> None:
-    wrong = retail.sql("SELECT count(*) FROM events WHERE source_file <> CAST(delivered_on AS VARCHAR) || '.csv.gz'").fetchone()
+    wrong = retail.sql("SELECT count(*) FROM events WHERE source_file <> CAST(delivered_on AS VARCHAR) || '.csv.gz'").fetchall()[0]
     assert wrong == (0,)
     # positions are 0 … n-1 in each file
     gaps = retail.sql("""SELECT count(*) FROM (SELECT max(source_row) AS last, min(source_row) AS first, count(DISTINCT source_row) AS n
-                         FROM events GROUP BY source_file) WHERE first <> 0 OR last <> n - 1""").fetchone()
+                         FROM events GROUP BY source_file) WHERE first <> 0 OR last <> n - 1""").fetchall()[0]
     assert gaps == (0,)
     closed = [m for m in manifests(online_retail, "events") if m.notes.get("no_delivery")]
     assert len(closed) == 374 - 305
@@ -113,7 +112,7 @@ def test_online_retail_has_its_customers_orders_and_products(retail: duckdb.Duck
     same("SELECT count(*), sum(line_count) FROM orders", "SELECT count(DISTINCT file || InvoiceNo), count(*) FROM lines")
     same("SELECT round(sum(amount), 3) FROM orders", "SELECT round(sum(CAST(Quantity AS BIGINT) * CAST(UnitPrice AS DECIMAL(18,4))), 3) FROM lines")
     same("SELECT count(DISTINCT item_id) FROM items", "SELECT count(DISTINCT StockCode) FROM lines")
-    assert retail.sql("SELECT count(*) FROM users WHERE user_id LIKE '%.%'").fetchone() == (0,)
+    assert retail.sql("SELECT count(*) FROM users WHERE user_id LIKE '%.%'").fetchall()[0] == (0,)
 
 
 def test_online_retail_taken_again_is_left_as_it_is(
@@ -147,12 +146,12 @@ def test_complete_journey_is_only_another_file_of_settings(
     assert len(found) == 59
     # the price of a unit times the units is what the till took, within the four decimals of a price
     error = connection.sql("""SELECT max(abs(e.unit_price * e.quantity - s.sales_value) / greatest(s.quantity, 1)) FROM events e JOIN sold s
-                              ON e.event_id = s.basket_id || '-' || s.product_id WHERE s.quantity > 0""").fetchone()
+                              ON e.event_id = s.basket_id || '-' || s.product_id WHERE s.quantity > 0""").fetchall()[0]
     assert error is not None and error[0] <= 0.00005 + 1e-9
     days = [d for d, n in connection.sql("SELECT delivered_on, count(*) FROM items GROUP BY 1 ORDER BY 1").fetchall() if n == 92_331]
     assert days == [date(2017, 1, 1), date(2017, 2, 1)]
     ages = connection.sql("SELECT age_group, count(DISTINCT user_id) FROM users GROUP BY 1 ORDER BY 1").fetchall()
     assert ages == connection.sql(f"SELECT CAST(age AS VARCHAR), count(*) FROM '{source}/demographics.parquet' GROUP BY 1 ORDER BY 1").fetchall()
-    amounts = connection.sql("SELECT sum(amount) FROM orders").fetchone()
-    taken = connection.sql("SELECT sum(CAST(sales_value AS DECIMAL(18,4))) FROM sold").fetchone()
+    amounts = connection.sql("SELECT sum(amount) FROM orders").fetchall()[0]
+    taken = connection.sql("SELECT sum(CAST(sales_value AS DECIMAL(18,4))) FROM sold").fetchall()[0]
     assert amounts == taken
