@@ -18,7 +18,7 @@ from nightmarket.lake import Lake
 from nightmarket.registry.ledger import Ledger
 from tests.e2e.conftest import Embedded
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 class Told:
