@@ -1,0 +1,120 @@
+"""jobs.evaluate: the table it publishes, the folder it leaves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import evaluate, train
+from nightmarket.contracts import EVALUATION, FEATURES
+from nightmarket.lake import Lake
+from nightmarket.recommend.candidate import folder_of
+from nightmarket.recommend.histories import PURCHASE, Histories, seconds
+from nightmarket.shop import Settings
+from tests.jobs.learning import NIGHT, argv, put, shop
+from tests.recommend.synthetic import moment
+
+Make = Callable[..., Settings]
+
+
+def test_without_a_candidate_it_is_refused(make_settings: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(argv(shop(make_settings))) == 3
+    assert "no candidate of 2026-04-10" in capsys.readouterr().err
+
+
+def _ndcg_of_popularity(settings: Settings) -> tuple[float, int]:
+    """The baseline's ndcg@10 and the judged shoppers, worked out from the table without the code under test."""
+    held = Histories.from_table(Lake(settings.places.lake).at(FEATURES, NIGHT).arrow())
+    past, future = held.before(seconds(moment(86))).of(PURCHASE), held.between(seconds(moment(86)), seconds(moment(100))).of(PURCHASE)
+    buyers = [len({u for u, i in zip(past.user, past.item, strict=True) if i == item}) for item in range(held.items)]
+    top = sorted(range(held.items), key=lambda i: (-buyers[i], i))[:10]
+    found = []
+    for user in sorted(set(past.user.tolist()) & set(future.user.tolist())):
+        right = set(future.item[future.user == user].tolist())
+        gain = sum(1 / np.log2(place + 2) for place, item in enumerate(top) if item in right)
+        found.append(gain / sum(1 / np.log2(place + 2) for place in range(min(10, len(right)))))
+    return float(np.mean(found)), len(found)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.soak
+def test_a_night_is_judged_with_baselines_and_then_against_its_champion(make_settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = shop(make_settings)
+    assert train.main(argv(settings)) == 0
+    assert evaluate.main(argv(settings)) == 0
+    table = Lake(settings.places.lake).at(EVALUATION, NIGHT).arrow()
+    found = {(r["model"], r["slice"], r["metric"]): r for r in table.to_pylist()}
+    assert len(found) == table.num_rows
+    models = {"challenger", "popularity", "recent_popularity", "personal_frequency", "item_item"}
+    assert {m for m, _, _ in found} == models
+    for model in models:
+        for metric in ("ndcg@10", "recall@20", "mrr", "hit_rate@10", "coverage@20", "novelty@20"):
+            row = found[model, "all", metric]
+            assert row["low"] <= row["value"] <= row["high"], (model, metric)
+    for task in ("view", "cart", "purchase"):
+        for metric in ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision"):
+            row = found["challenger", "all", f"{task}_{metric}"]
+            assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    assert {"history=light", "history=established", "items=head", "items=tail"} <= {s for _, s, _ in found}
+
+    expected, shoppers = _ndcg_of_popularity(settings)
+    row = found["popularity", "all", "ndcg@10"]
+    assert row["value"] == pytest.approx(expected, abs=1e-12)
+    assert row["users"] == shoppers
+
+    folder = folder_of(settings, NIGHT) / "evaluation"
+    said = json.loads((folder / "evaluation.json").read_text())
+    with np.load(folder / "users.npz", allow_pickle=False) as arrays:
+        own, other = arrays["challenger/ndcg@10"], arrays["popularity/ndcg@10"]
+        assert len(arrays["user_ids"]) == len(own) == shoppers == said["holdout"]["shoppers"]
+        assert own.mean() == pytest.approx(found["challenger", "all", "ndcg@10"]["value"], abs=1e-12)
+        established = arrays["slice/history=established"]
+        assert own[established].mean() == pytest.approx(found["challenger", "history=established", "ndcg@10"]["value"], abs=1e-12)
+    apart = said["differences"]["popularity"]["all"]["ndcg@10"]
+    assert apart["value"] == pytest.approx((own - other).mean(), abs=1e-12)
+    assert apart["low"] < apart["value"] < apart["high"]
+    assert said["plots"] == ["models.png", "differences.png", "slices.png", "heads_challenger.png"]
+    for name in said["plots"]:
+        assert (folder / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+    made = Lake(settings.places.lake).manifest(EVALUATION, NIGHT)
+    assert made is not None and made.notes["champion"] is None
+    assert evaluate.main(argv(settings)) == 0
+    assert Lake(settings.places.lake).manifest(EVALUATION, NIGHT) == made  # nothing was done again
+
+    _with_a_champion(settings, monkeypatch)
+
+    put(settings, FEATURES, Lake(settings.places.lake).at(FEATURES, NIGHT).arrow().slice(0, 60))
+    assert evaluate.main(argv(settings)) == 3
+    assert "trained on another gold.features" in capsys.readouterr().err
+
+
+def _with_a_champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The champion is the very same model: every difference must be exactly nothing."""
+    from nightmarket.registry import client
+
+    folder = folder_of(settings, NIGHT) / "model"
+
+    class Champion:
+        version, run_id, tags = "7", "run", {"recipe": "champion's"}
+
+        def __init__(self) -> None:
+            self.folder = folder
+
+    def opponent(self: Any, candidate: str, anew: bool = False) -> Champion:
+        return Champion()
+
+    monkeypatch.setattr(client.Registry, "opponent", opponent)
+    assert evaluate.main(argv(settings)) == 0
+    rows = Lake(settings.places.lake).at(EVALUATION, NIGHT).arrow().to_pylist()
+    by_model: dict[str, dict[tuple[str, str], float]] = {}
+    for r in rows:
+        by_model.setdefault(r["model"], {})[r["slice"], r["metric"]] = r["value"]
+    assert by_model["champion"] == by_model["challenger"]
+    assert {r["model_version"] for r in rows if r["model"] == "champion"} == {"7"}
+    said = json.loads((folder.parent / "evaluation" / "evaluation.json").read_text())
+    assert {i[end] for s in said["differences"]["champion"].values() for i in s.values() for end in ("value", "low", "high")} == {0.0}
