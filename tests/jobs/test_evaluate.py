@@ -41,7 +41,6 @@ def _ndcg_of_popularity(settings: Settings) -> tuple[float, int]:
 
 
 @pytest.mark.tensorflow
-@pytest.mark.soak
 def test_a_night_is_judged_with_baselines_and_then_against_its_champion(make_settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     settings = shop(make_settings)
     assert train.main(argv(settings)) == 0
