@@ -6,6 +6,7 @@ import filecmp
 import gzip
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,16 +39,16 @@ def replacing(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-class Sink:
+class Sink(ABC):
     """A file of one format, written chunk by chunk. The same chunks give the same bytes."""
 
     rows = 0
 
-    def write(self, chunk: pa.Table) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, chunk: pa.Table) -> None: ...
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
 
 def _opened(path: Path, target: str) -> IO[bytes]:
