@@ -24,6 +24,7 @@ from nightmarket.lake import Input, Lake, LakeError, Manifest, code_version, day
 from nightmarket.shop import Settings, ShopError, load_shop
 
 DONE, FAULT, USAGE, REFUSED = 0, 1, 2, 3
+EPILOG = "exit codes: 0 done, 1 fault (retry may help), 2 usage, 3 refused (a person must act)"
 
 
 class Refused(Exception):
@@ -66,7 +67,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     """The arguments that every job takes."""
     p = argparse.ArgumentParser(
         prog=f"python -m jobs.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit codes: 0 done, 1 fault (retry may help), 2 usage, 3 refused (a person must act)",
+        epilog=EPILOG,
     )
     p.add_argument("--run-date", type=_date, required=True, metavar="YYYY-MM-DD", help="the night")
     p.add_argument("--from-date", type=_date, metavar="YYYY-MM-DD", help="all nights from this one to --run-date")
@@ -108,43 +109,53 @@ def main(
         args = p.parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    logs.configure(args.verbose)
-    log = logs.logger(name)
     started = time.monotonic()
+
+    def body(peak_mb: Callable[[], float]) -> None:
+        first = args.from_date or args.run_date
+        if first > args.run_date:
+            raise UsageError(f"--from-date {first} is after --run-date {args.run_date}; swap them")
+        settings = load_shop(args.shop)
+        night = Night(settings, Lake(settings.places.lake), args.run_date, first, args.run_id, args.force, args.dry_run, args,
+                      args.datasets)
+        manifests = run(night)
+        if args.result:
+            paths = [str(night.lake.root / m.dataset.replace(".", "/") / f"run_date={m.run_date}" / "manifest.json") for m in manifests]
+            args.result.write_text(json.dumps(paths))
+        logs.logger(name).info(logs.said(
+            "done", run_date=args.run_date, partitions=len(manifests), rows=sum(m.rows_out for m in manifests),
+            seconds=round(time.monotonic() - started, 1), peak_memory_mb=round(peak_mb())))
+
+    return guarded(name, args.verbose, body, run_date=args.run_date)
+
+
+def guarded(name: str, verbose: bool, body: Callable[[Callable[[], float]], None], **said: object) -> int:
+    """The process boundary of every command: `body` is run, and whatever it raises becomes an exit code and one reason.
+
+    `body` is given a function that returns the peak memory so far in MiB; `said` is logged with a refusal.
+    """
+    logs.configure(verbose)
     with MemoryWatch() as memory:
         try:
-            first = args.from_date or args.run_date
-            if first > args.run_date:
-                raise UsageError(f"--from-date {first} is after --run-date {args.run_date}; swap them")
-            settings = load_shop(args.shop)
-            night = Night(settings, Lake(settings.places.lake), args.run_date, first, args.run_id, args.force, args.dry_run, args,
-                          args.datasets)
-            manifests = run(night)
+            body(memory.peak)
         except (UsageError, ShopError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return USAGE
         except Refused as error:
-            log.error(logs.said("refused", run_date=args.run_date, why=str(error)))
+            logs.logger(name).error(logs.said("refused", **said, why=str(error)))
             print(f"{name}: refused: {error}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:
             return 130
         except LakeError as error:
             print(f"{name}: {error}", file=sys.stderr)
-            if args.verbose:
+            if verbose:
                 traceback.print_exc()
             return FAULT
-        except Exception as error:  # noqa: BLE001 (the process boundary: everything becomes an exit code and a reason)
+        except Exception as error:  # noqa: BLE001 (everything becomes an exit code and a reason)
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             traceback.print_exc()
             return FAULT
-        finally:
-            memory.stop()
-    if args.result:
-        paths = [str(night.lake.root / m.dataset.replace(".", "/") / f"run_date={m.run_date}" / "manifest.json") for m in manifests]
-        args.result.write_text(json.dumps(paths))
-    log.info(logs.said("done", run_date=args.run_date, partitions=len(manifests), rows=sum(m.rows_out for m in manifests),
-                       seconds=round(time.monotonic() - started, 1), peak_memory_mb=round(memory.peak_mb)))
     return DONE
 
 
@@ -164,19 +175,27 @@ class MemoryWatch:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def peak(self) -> float:
+        """MiB so far, this moment included."""
+        self._look()
+        return self.peak_mb
+
     def stop(self) -> None:
         self._end.set()
         self._thread.join(timeout=5)
 
     def _watch(self) -> None:
+        while not self._end.wait(self._every):
+            self._look()
+
+    def _look(self) -> None:
         import psutil
 
         me = psutil.Process(os.getpid())
-        while not self._end.wait(self._every):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except (psutil.NoSuchProcess, psutil.AccessDenied):
-                    continue  # it ended while we looked
-            self.peak_mb = max(self.peak_mb, total / 2**20)
+        total = 0
+        for process in [me, *me.children(recursive=True)]:
+            try:
+                total += process.memory_full_info().pss
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue  # it ended while we looked
+        self.peak_mb = max(self.peak_mb, total / 2**20)
