@@ -3,7 +3,8 @@
 Starts when `shop_ingestion` has published a night's histories (`gold.features`), for the same night. A model is trained
 beside its baselines (`train`), judged on a frozen holdout together with the champion (`evaluate`), registered in MLflow and
 loaded again in a fresh process (`register`), promoted only if the model gate lets it (`bless`), and whoever is champion
-then answers for every shopper and stranger (`publish`).
+then answers for every shopper and stranger (`publish`). The owner of the recommendations gets a letter: who serves and why,
+quality beside the baselines, what moved (`announce`, `send`).
 
 **A night that the data gate refused never gets here**: its histories are not published.
 
@@ -31,4 +32,4 @@ with DAG(
     on_failure_callback=TellFailure("recommendations"),  # of the delivery's failures `report` tells
     **defaults("recommendations", ["models"]),
 ) as dag:
-    chain(*map(job_task, ("train", "evaluate", "register", "bless", "publish")))
+    chain(*map(job_task, ("train", "evaluate", "register", "bless", "publish", "announce")), job_task("send", may_be_late=True))

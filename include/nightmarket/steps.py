@@ -58,6 +58,8 @@ STEPS: tuple[Step, ...] = (
     Step("register", "Register the model in MLflow and load it again in a fresh process.", (EVALUATION,), pool="training"),
     Step("bless", "Promote the challenger if the model gate lets it.", (EVALUATION,), timeout_minutes=10),
     Step("publish", "Publish the champion's recommendations.", (FEATURES, ITEMS), (RECOMMENDATIONS,), pool="training"),
+    Step("announce", "Write the recommendations' owner what was published, and put the mail into the outbox.",
+         (RECOMMENDATIONS, EVALUATION), timeout_minutes=10),
 )
 
 

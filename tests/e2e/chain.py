@@ -70,11 +70,11 @@ class Chain:
         assert done.returncode == code, f"{step} {argv} ended with {done.returncode}, not {code}\n{done.stdout}\n{done.stderr[-6000:]}"
         return done
 
-    def night(self, run_date: date, from_date: date | None = None, *, through: str = "publish") -> None:
+    def night(self, run_date: date, from_date: date | None = None, *, through: str = "announce") -> None:
         """The steps of a night, one after another, up to `through`."""
         span = ["--run-date", str(run_date), *(["--from-date", str(from_date)] if from_date else [])]
-        for step in ("deliver", "ingest", "clean", "gate", "aggregate", "train", "evaluate", "register", "bless", "publish"):
-            one_night = step in ("train", "evaluate", "register", "bless", "publish")
+        for step in ("deliver", "ingest", "clean", "gate", "aggregate", "train", "evaluate", "register", "bless", "publish", "announce"):
+            one_night = step in ("train", "evaluate", "register", "bless", "publish", "announce")
             self.run(step, *(span[:2] if one_night else span))
             if step == through:
                 return

@@ -155,6 +155,7 @@ def test_the_mail_is_text_or_html_with_its_picture(shop: Settings, lake: Lake) -
     mine = report.reports(shop, lake, NIGHT)[0]
     image = report.trend(lake, mine)
     mail = report.mail(mine, image, "nightmarket@example.org")
+    assert mail["Content-Language"] == "en"
     assert mail.get_content_type() == "multipart/alternative"
     text, related = mail.iter_parts()
     page, picture = related.iter_parts()

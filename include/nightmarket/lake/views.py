@@ -64,4 +64,4 @@ def newest_arrow(
         frame.sort_values([*dataset.primary_key, *order], kind="stable", na_position="first")
         .groupby(list(dataset.primary_key), sort=True, dropna=False).tail(1).index
     )
-    return table.take(pa.array(sorted(keep))).select(list(columns or dataset.column_names))
+    return table.take(pa.array(sorted(keep), pa.int64())).select(list(columns or dataset.column_names))

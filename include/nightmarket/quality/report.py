@@ -248,7 +248,8 @@ def verdicts(lake: Lake, nights: Sequence[date]) -> dict[date, str]:
     return {d: said[d][1] for d in nights if d in said}
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """Templates of mails and pages: strict about what is undefined, HTML escaped."""
     import jinja2
 
     made = jinja2.Environment(
@@ -261,7 +262,7 @@ def _environment() -> Any:
 
 def _render(name: str, report: Report, **more: Any) -> str:
     colour, ground = COLOURS[report.verdict]
-    return _environment().get_template(name).render(
+    return environment().get_template(name).render(
         r=report, t=report.t, reason=lambda code: reason(report.language, code), colour=colour, ground=ground,
         mark=MARKS[report.verdict], nights=TREND_NIGHTS,
         gap="" if report.language == "zh" else " ", **more,  # Chinese sentences follow each other without a blank
@@ -279,7 +280,7 @@ def plain(report: Report) -> str:
 
 def index(shop: str, run_date: date, made: Sequence[Report]) -> str:
     """A page that leads to the reports of a night."""
-    return _environment().get_template("index.html.j2").render(shop=shop, run_date=run_date, reports=made, colours=COLOURS, marks=MARKS)
+    return environment().get_template("index.html.j2").render(shop=shop, run_date=run_date, reports=made, colours=COLOURS, marks=MARKS)
 
 
 def mail(report: Report, image: bytes, sender: str) -> EmailMessage:
@@ -289,10 +290,10 @@ def mail(report: Report, image: bytes, sender: str) -> EmailMessage:
     message["To"] = ", ".join(report.recipients)
     message["Subject"] = report.subject
     message["Auto-Submitted"] = "auto-generated"  # so that absence notices do not answer
-    message["Content-Language"] = "zh-CN" if report.language == "zh" else "en"
     message.set_content(plain(report), cte="quoted-printable" if report.language == "en" else "base64")
     cid = f"trend-{report.run_date}-{report.digest()}@nightmarket"
     message.add_alternative(html(report, f"cid:{cid}"), subtype="html", cte="quoted-printable" if report.language == "en" else "base64")
     *_, shown = message.iter_parts()
     shown.add_related(image, maintype="image", subtype="png", cid=f"<{cid}>", filename="trend.png", disposition="inline")
+    message["Content-Language"] = "zh-CN" if report.language == "zh" else "en"  # setting the content takes such headers away
     return message
