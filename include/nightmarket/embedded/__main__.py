@@ -1,4 +1,4 @@
-"""The whole of Nightmarket on one machine: Airflow, MLflow and a mailbox, for one night or until told to stop.
+"""The whole of Nightmarket on one machine: Airflow, MLflow, Spark and a mailbox, for one night or until told to stop.
 
 `run` starts them, runs the shop's next night through the DAGs, prints what came of it and stops everything again.
 `up` leaves them running with their pages open; `down` stops them; `status` says what runs. `backfill` asks a running Airflow
@@ -8,22 +8,27 @@ for the nights from --from to --date, both included, and follows them.
 from __future__ import annotations
 
 import argparse
+import secrets
 import signal
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from nightmarket.command import MemoryWatch
 from nightmarket.embedded import airflow, services, summary
 from nightmarket.embedded.night import NothingToDo, Screen, Undecided, backfill, choose, run_night
 from nightmarket.embedded.services import Service, ServiceError, Supervisor
 from nightmarket.shop import Settings, ShopError, load_shop
+from nightmarket.spark import server
 from nightmarket.steps import POOLS
 
-AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000
+AIRFLOW_PORT, MLFLOW_PORT, SPARK_PORT = 8080, 5000, 15002
+SPARK = "spark"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,11 +74,20 @@ def _run(settings: Settings, args: argparse.Namespace) -> int:
         print(f"{settings.shop.shop} is up already: `make down` first, or trigger the night on its pages", file=sys.stderr)
         return 2
     screen.line(f"{settings.shop.title or settings.shop.shop}: night of {choice.run_date} ({choice.why})")
+    shared = None
     with _start(settings, screen, scheduled=False) as (supervisor, client):
-        account = run_night(client, choice, args.force, screen, supervisor.check)
+        with _watch(supervisor) as memory:
+            account = run_night(client, choice, args.force, screen, supervisor.check)
+            shared = memory.peak() if memory else None
         screen.line("stopping")
-    print(summary.text(settings, account))
+    print(summary.text(settings, account, shared))
     return 0 if account.succeeded else 1
+
+
+def _watch(supervisor: Supervisor) -> AbstractContextManager[MemoryWatch | None]:
+    """Watches the memory of the Spark server that the steps share, where there is one."""
+    started = next((s.process for s in supervisor.services if s.name == SPARK and s.process), None)
+    return MemoryWatch(pid=started.pid) if started else nullcontext()
 
 
 def _up(settings: Settings, args: argparse.Namespace) -> int:
@@ -145,6 +159,13 @@ class _start:
         local = mail.host in ("127.0.0.1", "localhost")
         if local:
             extra["NIGHTMARKET_MAIL_PORT"] = str(services.free_port(mail.port))
+        spark = None
+        if settings.spark_remote is None and settings.spark_master.startswith("local"):
+            port = services.free_port(SPARK_PORT)
+            spark = Service(SPARK, server(settings, port), lambda: services.listens(port), f"sc://localhost:{port}")
+            # the token keeps other users of this machine out; pyspark's client wants 'localhost' for one without TLS
+            extra |= {"SPARK_REMOTE": f"sc://localhost:{port}", "SPARK_CONNECT_AUTHENTICATE_TOKEN": secrets.token_urlsafe(24),
+                      "PYSPARK_PYTHON": sys.executable}
         environment = airflow.environment(settings, page, self.scheduled, **extra)
         client = airflow.Client(f"http://127.0.0.1:{page}", airflow.password(settings))
         self.supervisor = Supervisor(airflow.state(settings), settings.places.logs, environment).__enter__()
@@ -152,6 +173,8 @@ class _start:
             if local:
                 self.supervisor.start(_mailbox(settings, int(extra["NIGHTMARKET_MAIL_PORT"])))
             self.supervisor.start(_mlflow(settings, registry))  # it makes its database while Airflow makes its own
+            if spark:
+                self.supervisor.start(spark)
             screen.living("metadata database")
             airflow.prepare(settings, self.scheduled, self.supervisor.call)
             for service in airflow.services(client):
@@ -159,7 +182,7 @@ class _start:
             screen.living("starting Airflow and MLflow")
             self.supervisor.wait(600)  # a service that dies is noticed at once; this is for machines that are busy
             client.make_pools(POOLS)
-            screen.line("Airflow, MLflow and the mailbox are up")
+            screen.line("Airflow, MLflow, Spark and the mailbox are up")
         except BaseException:
             self.supervisor.stop()
             raise

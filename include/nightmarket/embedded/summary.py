@@ -19,8 +19,8 @@ from nightmarket.shop import Settings
 _PEAK = re.compile(r"peak_memory_mb=(\d+)")
 
 
-def text(settings: Settings, account: Account) -> str:
-    """The whole summary."""
+def text(settings: Settings, account: Account, spark_mb: float | None = None) -> str:
+    """The whole summary. `spark_mb`: peak memory of the Spark server that the steps shared."""
     lake = Lake(settings.places.lake)
     night = account.choice.run_date
     nights = days(account.choice.from_date, night)
@@ -33,7 +33,7 @@ def text(settings: Settings, account: Account) -> str:
         models(lake, night),
         promotion(settings, night),
         published(lake, night),
-        steps(settings, account),
+        steps(settings, account, spark_mb),
         places(settings, night),
     ]
     if not account.succeeded:
@@ -115,13 +115,15 @@ def published(lake: Lake, night: date) -> str:
     return f"published    {made.rows_out:,} recommendations"
 
 
-def steps(settings: Settings, account: Account) -> str:
+def steps(settings: Settings, account: Account, spark_mb: float | None = None) -> str:
     """Seconds and peak memory of each step, as its own last log line has it."""
     table = [("step", "state", "seconds", "peak memory")]
     for task in account.tasks:
         run_id = account.runs[task.dag][0]
         peak = peak_memory(task_log(settings, task.dag, run_id, task.name, task.tries))
         table.append((task.name, task.state, f"{task.seconds:.1f}", f"{peak} MB" if peak else ""))
+    if spark_mb:
+        table.append(("spark", "shared", "", f"{spark_mb:.0f} MB"))
     return _table(table) if len(table) > 1 else ""
 
 
