@@ -39,7 +39,7 @@ def test_a_missing_column_is_named_with_its_file(file: Path) -> None:
 
 
 def test_a_missing_file_and_one_that_is_no_table(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--items .*none.parquet: no such file"):
+    with pytest.raises(UsageError, match=r"--items .*none.parquet: no such file"):
         standalone.read(tmp_path / "none.parquet", "--items")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(UsageError, match=r"broken.parquet: cannot be read: .*Write Parquet"):
