@@ -76,7 +76,8 @@ def server(settings: Settings, port: int) -> list[str]:
     }
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
     words = [w for key, value in conf.items() for w in ("--conf", f"{key}={value}")]
-    return [str(submit), "--master", settings.spark_master, "--name", "nightmarket", *words,
+    # the server itself must not follow the address that its clients get
+    return ["env", "-u", "SPARK_REMOTE", str(submit), "--master", settings.spark_master, "--name", "nightmarket", *words,
             "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
 
 
