@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Chain:
     """Runs steps for one shop.yaml in fresh processes."""
 
     shop: Path
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the steps' environment."""
 
     @property
     def settings(self) -> Settings:
@@ -108,4 +111,5 @@ class Chain:
         return [sys.executable, "-m", f"jobs.{step}", "--shop", str(self.shop), *argv]
 
     def _environment(self) -> dict[str, str]:
-        return {k: v for k, v in os.environ.items() if k not in ("NIGHTMARKET_ROOT", "NIGHTMARKET_SHOP", "MLFLOW_TRACKING_URI")}
+        mine = {k: v for k, v in os.environ.items() if k not in ("NIGHTMARKET_ROOT", "NIGHTMARKET_SHOP", "MLFLOW_TRACKING_URI")}
+        return {**mine, **self.more}

@@ -83,7 +83,7 @@ class Embedded:
 def embedded_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     """`python -m nightmarket.embedded up` on a small demo shop; `down` at the end, with nothing left running."""
     folder = tmp_path_factory.mktemp("embedded")
-    shop = small_shop(folder)
+    shop = small_shop(folder, schedule={"deadline_minutes": 1})  # so that its first load is late
     command = [sys.executable, "-m", "nightmarket.embedded"]
     done = subprocess.run([*command, "up", "--shop", str(shop)], cwd=PROJECT, env=child_environment(), capture_output=True,
                           text=True, timeout=600, check=False)

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from nightmarket.contracts import BRONZE, EVENTS, FEATURES, QUALITY, RAW_EVENTS, RECOMMENDATIONS, SILVER
+from nightmarket import spark
+from nightmarket.contracts import (
+    BRONZE,
+    EVENTS,
+    FEATURES,
+    QUALITY,
+    RAW_EVENTS,
+    RECOMMENDATIONS,
+    SILVER,
+    clean_of,
+    raw_of,
+)
+from nightmarket.embedded import services
 from nightmarket.registry.ledger import Ledger
+from nightmarket.shop import Settings, child_environment
 from tests.e2e.chain import Chain, small_shop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -39,6 +60,91 @@ def test_every_delivered_row_is_clean_or_quarantined(chain: Chain) -> None:
 def test_reconcile_adds_up(chain: Chain) -> None:
     said = chain.run("reconcile", "--from", str(chain.first_day), "--to", str(chain.last_day)).stdout
     assert "events" in said
+
+
+REJECTED = {
+    "events": {
+        "exact_duplicate": "exact_duplicate", "stale_duplicate": "superseded", "missing_item": "missing_item_id", "missing_time": "missing_event_ts",
+        "missing_type": "missing_event_type", "bad_time": "bad_event_ts", "bad_price": "bad_unit_price", "unknown_currency": "unknown_currency",
+        "unknown_type": "unknown_event_type", "future_clock": "from_the_future", "too_old": "too_old", "not_a_product": "not_a_product",
+        "bad_quantity": "bad_quantity", "zero_price": "zero_or_negative_price",
+    },
+    "orders": {
+        "exact_duplicate": "exact_duplicate", "stale_duplicate": "superseded", "missing_time": "missing_order_ts",
+        "unknown_currency": "unknown_currency", "future_clock": "from_the_future", "too_old": "too_old",
+    },
+}
+"""Kinds of dirt that cost a row, with the reason that cleaning owes it; every other kind is mended, flagged or kept."""
+KEYS = {"events": "id", "orders": "order_no"}
+
+
+@pytest.mark.parametrize("entity", KEYS)
+def test_every_planted_kind_of_dirt_ends_as_stated(chain: Chain, entity: str) -> None:
+    """Each delivered row is followed by file and position to silver or to its quarantine reason, and held against the truth table."""
+    outcome: dict[tuple[str, int], str] = {}
+    for night in chain.lake.dates(raw_of(entity)):
+        for dataset in (raw_of(entity), clean_of(entity)):
+            for row in chain.lake.at(dataset, night).quarantine().select(["source_file", "source_row", "reason"]).to_pylist():
+                outcome[row["source_file"], row["source_row"]] = row["reason"]
+        for row in chain.lake.at(clean_of(entity), night).arrow(["source_file", "source_row"]).to_pylist():
+            outcome[row["source_file"], row["source_row"]] = "clean"
+    landing = chain.settings.places.landing
+    ended: dict[str, list[str]] = {}
+    for file in sorted((landing / entity).iterdir()):
+        for position, row in enumerate(_delivered(file)):
+            ended.setdefault((row[KEYS[entity]] or "").strip(), []).append(outcome[file.name, position])
+    planted = duckdb.sql(f"SELECT name, trim(value) FROM read_parquet('{landing}/_truth/*.parquet') "
+                         f"WHERE kind = 'dirt' AND entity = '{entity}' AND trim(value) <> ''").fetchall()
+    assert len(planted) > 20
+    for kind, key in planted:
+        got = sorted([*ended.get(key, []), *ended.get(f"{key}x", [])])  # some kinds are a row of their own beside the good one
+        rejected = [o for o in got if o != "clean"]
+        owed = REJECTED[entity].get(kind)
+        assert rejected == ([owed] if owed else []), f"{kind} {key}: {got}"
+        assert owed or got.count("clean") >= 1, f"{kind} {key}: {got}"
+
+
+def _delivered(file: Path) -> list[dict[str, str]]:
+    import csv
+    import gzip
+
+    import pyarrow.parquet as pq
+
+    if file.suffix == ".parquet":
+        return pq.read_table(file).to_pylist()
+    return list(csv.DictReader(gzip.decompress(file.read_bytes()).decode().splitlines()))
+
+
+def test_a_spark_server_gives_the_same_rows(chain: Chain) -> None:
+    """The night's four Spark steps again, against a Spark Connect server: the same content, night by night."""
+    before = chain.identities(*BRONZE, *SILVER, FEATURES)
+    with spark_server(chain.settings) as environment:
+        served = replace(chain, more=environment)
+        for step in ("ingest", "clean", "gate", "aggregate"):
+            served.run(step, "--run-date", str(chain.last_day), "--from-date", str(chain.first_day), "--force")
+        refused = replace(chain, more={**environment, "SPARK_CONNECT_AUTHENTICATE_TOKEN": "another"})
+        assert "UNAUTHENTICATED" in refused.run("clean", "--run-date", str(chain.last_day), "--force", code=1).stderr
+    assert chain.identities(*BRONZE, *SILVER, FEATURES) == before
+    # the server is gone: a session of its own, and word of it
+    assert "no answer" in served.run("aggregate", "--run-date", str(chain.last_day), "--force").stderr
+
+
+@contextmanager
+def spark_server(settings: Settings) -> Iterator[dict[str, str]]:
+    """A Spark Connect server as the embedded night starts it; yields what its clients need to know."""
+    port = services.free_port(15_100)
+    known = {"SPARK_REMOTE": f"sc://localhost:{port}", "SPARK_CONNECT_AUTHENTICATE_TOKEN": "a-token-of-the-test"}
+    server = subprocess.Popen(spark.server(settings, port), env=child_environment(**known, PYSPARK_PYTHON=sys.executable),
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not services.listens(port):
+            assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.3)
+        yield known
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
 
 
 def test_recommendations_are_for_everyone_with_reasons(chain: Chain) -> None:

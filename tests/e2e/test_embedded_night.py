@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import time
 import urllib.error
 import urllib.request
@@ -12,10 +14,12 @@ from typing import Any
 import pytest
 
 from nightmarket.contracts import BRONZE, EVENTS, FEATURES, QUALITY, RECOMMENDATIONS, SILVER
+from nightmarket.embedded import summary
 from nightmarket.embedded.airflow import USER, password
-from nightmarket.embedded.night import INGESTION
+from nightmarket.embedded.night import INGESTION, TRAINING
 from nightmarket.lake import Lake
 from nightmarket.registry.ledger import Ledger
+from nightmarket.shop import Settings
 from tests.e2e.conftest import Embedded
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -47,7 +51,7 @@ def lake(embedded_night: Embedded) -> Lake:
 
 def test_both_runs_of_the_night_succeed(embedded_night: Embedded, night: Told) -> None:
     assert set(embedded_night.states(INGESTION, night.ingestion).values()) == {"success"}
-    assert night.training_state == "success"
+    assert night.training_state == "success", embedded_night.why(TRAINING, night.training)
 
 
 def test_every_dataset_of_the_night_is_published_by_that_run(night: Told, lake: Lake) -> None:
@@ -74,6 +78,34 @@ def test_owners_got_their_mails(embedded_night: Embedded, night: Told) -> None:
     owners = {m for o in embedded_night.settings.shop.owners.values() for m in o.mail}
     got = {a for a in owners for m in mails if a.encode() in m.read_bytes()}
     assert got >= {m for e in ("events", "items", "users", "orders", "reviews") for m in embedded_night.settings.owner_of(e).mail}
+
+
+def test_the_owner_of_the_recommendations_got_a_letter(embedded_night: Embedded, night: Told) -> None:
+    settings = embedded_night.settings
+    to = settings.owner_of("recommendations").mail[0]
+    mine = [m for m in _mails(settings) if to in str(m["To"]) and f"Recommendations of {night.date}" in str(m["Subject"])]
+    assert len(mine) == 1
+    text = mine[0].get_body(("plain",)).get_content()
+    assert "popularity" in text and "1. " in text  # quality beside the baselines, and everyone's list
+
+
+def test_a_late_run_is_told_once(embedded_night: Embedded, night: Told) -> None:
+    """The first load takes longer than the minute that this shop allows it."""
+    owner = embedded_night.settings.owner_of("events")
+    late = [m for m in _mails(embedded_night.settings) if "is late" in str(m["Subject"]) and night.ingestion in m.get_content()]
+    assert [str(m["To"]) for m in late] == [", ".join(owner.mail)]
+
+
+def _mails(settings: Settings) -> list[Any]:
+    return [email.message_from_bytes(f.read_bytes(), policy=email.policy.default) for f in sorted(settings.places.mailbox.glob("*.eml"))]
+
+
+def test_the_steps_shared_one_spark_server(embedded_night: Embedded, night: Told) -> None:
+    settings = embedded_night.settings
+    assert "spark" in {s["name"] for s in embedded_night.told["services"]}
+    for step in ("ingest", "clean", "gate", "aggregate"):
+        log = summary.task_log(settings, INGESTION, night.ingestion, step, 1).read_text()
+        assert "no answer" not in log and "NativeCodeLoader" not in log, f"{step} started a JVM of its own"
 
 
 def test_the_same_night_again_changes_nothing(embedded_night: Embedded, night: Told, lake: Lake) -> None:
