@@ -491,7 +491,11 @@ def peak_memory_mb() -> float:
     """Largest resident set of this process and of any child that has ended, in MiB."""
     import resource
 
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # ru_maxrss of a process that was forked from a larger one starts at that one's size; the kernel's own mark does not
+    try:
+        own = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # no Linux
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return round(max(own, children) / 1024, 1)
 
