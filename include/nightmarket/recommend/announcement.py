@@ -36,7 +36,7 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "picture": "Metrics of every model on the holdout, as dots with their 95 % intervals; the challenger is blue.",
         "decision": "The decision, check by check", "card": "Model card",
         "footer": "Written by Nightmarket for {owner}. To go back: python -m jobs.ledger --help.",
-        "challenger": "tonight's model", "champion": "the one that served",
+        "challenger": "tonight's model", "champion": "the one that served", "item_item": "item-item cosine",
     },
     "zh": {
         "subject": "[{shop}] {date} 的推荐:{outcome}",
@@ -57,7 +57,7 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "picture": "各模型在保留集上的指标,圆点附 95 % 置信区间;今晚的模型为蓝色。",
         "decision": "逐项检查的决定", "card": "模型卡片",
         "footer": "由 Nightmarket 为 {owner} 撰写。如需回退:python -m jobs.ledger --help。",
-        "challenger": "今晚的模型", "champion": "此前服务的模型",
+        "challenger": "今晚的模型", "champion": "此前服务的模型", "item_item": "item-item cosine",
     },
 }
 
