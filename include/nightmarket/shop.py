@@ -180,7 +180,7 @@ class GateRules(_Frozen):
     volume_weeks: int = Field(default=4, ge=1, le=52)
     minimum_rows: dict[str, int] = Field(default_factory=dict, description="By entity; below it is critical.")
     freshness_hours: float = Field(default=36, gt=0, description="Newest event at most this far before the night's end.")
-    quarantine_share: float = Field(default=0.10, ge=0, le=1, description="Rejected rows above this share are critical.")
+    quarantine_share: float = Field(default=0.10, ge=0, le=1, description="More rejected rows are critical, once the night proves that share at 95 %: one bad row of four does not.")
     reference_share: float = Field(default=0.95, ge=0, le=1, description="Keys that must be found in the other dataset.")
     null_share: dict[str, float] = Field(default_factory=dict, description="entity.column: largest share of nulls.")
     category_drift: float = Field(default=0.25, ge=0, description="Population stability index above it is a warning.")

@@ -240,6 +240,14 @@ def test_an_empty_night_of_a_quiet_shop_passes(context: Any, spark: SparkSession
     assert {"volume", "quarantine_share", "references", "not_null"} <= unjudged
 
 
+@pytest.mark.parametrize(("bad", "rows"), [(1, 4), (3, 27), (60, 360), (10, 10), (0, 5), (5_000, 40_000)])
+def test_a_share_is_proven_as_scipy_has_it(bad: int, rows: int) -> None:
+    from scipy.stats import binomtest
+
+    assert gate.proven_share(bad, rows) == pytest.approx(binomtest(bad, rows).proportion_ci(0.90, method="wilson").low, abs=1e-5)
+    assert gate.proven_share(1, 4) < 0.1 < gate.proven_share(4, 8)  # chance, and no chance
+
+
 @pytest.mark.spark
 def test_a_first_load_is_one_batch(context: Any, spark: SparkSession, make_settings: Callable[..., Settings]) -> None:
     """The same key on two nights is a correction; twice in one night is not. The newest night is compared with the range."""
