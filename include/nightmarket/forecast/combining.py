@@ -1,0 +1,117 @@
+"""Weights of candidates from their errors at rolling origins, shrunk towards the group's and towards equal ones.
+
+Combination with few, shrunk weights is the most robust result of the forecasting literature (Bates & Granger 1969; Makridakis et
+al. 2020 on M4). Errors are scaled by the series' mean absolute seasonal difference and weigh absolute and squared parts alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from nightmarket.forecast.forecaster import Backtest
+
+_SHARPNESS = 12.0
+_DISCOUNT = 0.97
+
+
+def sequential(paths: np.ndarray, y: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
+    """(origins, n, H) of (n, members, origins, H) paths: at each origin, members averaged by errors that were complete by then."""
+    n, members, many, _ = paths.shape
+    errors = np.full((n, members, many), np.nan)
+    for i, o in enumerate(origins):
+        window = y[:, o : o + horizon]
+        if window.shape[1] == 0:
+            continue
+        known = np.isfinite(window)
+        off = np.abs(paths[:, :, i, : window.shape[1]] - np.nan_to_num(window)[:, None, :]) * known[:, None, :]
+        count = known.sum(axis=1)
+        errors[:, :, i] = np.where(count[:, None] > 0, off.sum(axis=-1) / np.maximum(count, 1)[:, None], np.nan)
+    out = np.empty((many, n, horizon))
+    for i, o in enumerate(origins):
+        done = np.flatnonzero(origins + horizon <= o)
+        if len(done):
+            age = _DISCOUNT ** np.arange(len(done))[::-1]
+            some = errors[:, :, done]
+            mass = np.isfinite(some) * age
+            loss = np.nansum(np.where(np.isfinite(some), some, 0.0) * age, axis=-1) / np.maximum(mass.sum(axis=-1), 1e-12)
+            middle = np.median(loss, axis=1, keepdims=True)
+            relative = np.where(middle > 0, loss / np.where(middle > 0, middle, 1.0), 1.0)
+            relative = np.where(np.isfinite(relative), relative, 1.0)
+            relative = 0.6 * relative + 0.4 * np.mean(np.minimum(relative, 5.0), axis=0, keepdims=True)
+            weight = np.exp(-_SHARPNESS * (relative - relative.min(axis=1, keepdims=True)))
+        else:
+            weight = np.ones((n, members))
+        weight /= weight.sum(axis=1, keepdims=True)
+        out[i] = np.einsum("nm,nmh->nh", weight, np.nan_to_num(paths[:, :, i]))
+        out[i][np.isnan(paths[:, :, i]).all(axis=(1, 2))] = np.nan
+    return out
+
+
+def weights(test: Backtest) -> np.ndarray:
+    """(n, candidates) weights that sum to 1; a candidate without forecasts for a series gets none."""
+    c, o, n, _ = test.forecasts.shape
+    there = np.isfinite(test.forecasts[:, -1]).all(axis=-1).T  # (n, c)
+    judged = slice(0, o - 1)
+    if o < 2:
+        # nothing to judge by: the simplest that applies to the series, smoothing before naive
+        out = np.zeros((n, c))
+        order = [test.names.index(k) for k in ("smoothing", "seasonal_naive") if k in test.names]
+        for i in reversed(order):
+            out[there[:, i]] = 0.0
+            out[there[:, i], i] = 1.0
+        return out
+    actual = test.actual[judged]
+    use = np.isfinite(actual) & ~test.shut[judged]
+    scaled = test.scale[None, :, None]
+    f = np.where(np.isfinite(test.forecasts[:, judged]), test.forecasts[:, judged], np.nan)
+    pooled = _pooled(np.nan_to_num(f / scaled[None]), np.nan_to_num(actual / scaled), use & np.isfinite(f).all(axis=0))
+    # each series' own evidence tilts the pooled weights
+    off = np.where(use[None], np.abs(f - actual[None]) / scaled[None], np.nan)
+    count = np.isfinite(off).sum(axis=(1, 3))
+    loss = np.where(count > 0, np.nansum(off, axis=(1, 3)) / np.maximum(count, 1), np.nan).T  # (n, c)
+    best = np.nanmin(np.where(np.isfinite(loss), loss, np.inf), axis=1, keepdims=True)
+    relative = np.where(np.isfinite(loss) & np.isfinite(best) & (best > 0), loss / np.where(best > 0, best, 1.0), 1.0)
+    tilt = np.exp(-3.0 * (relative - relative.min(axis=1, keepdims=True)))
+    out = (0.85 * pooled + 0.15 / c)[None, :] * tilt * there
+    total = out.sum(axis=1, keepdims=True)
+    return np.where(total > 0, out / np.where(total > 0, total, 1.0), np.eye(c)[0][None, :])
+
+
+def _pooled(f: np.ndarray, actual: np.ndarray, use: np.ndarray, rounds: int = 300) -> np.ndarray:
+    """(c,) simplex weights with the lowest mean of absolute and root mean squared scaled error (exponentiated gradient)."""
+    c = len(f)
+    x = f[:, use]  # (c, rows)
+    t = actual[use]
+    if not t.size:
+        return np.full(c, 1.0 / c)
+    if t.size > 200_000:
+        pick = np.random.default_rng(0).choice(t.size, 200_000, replace=False)
+        x, t = x[:, pick], t[pick]
+    x = np.clip(x, -50, 50)
+    t = np.clip(t, -50, 50)
+    w = np.full(c, 1.0 / c)
+    best, found = np.inf, w
+    for k in range(rounds):
+        error = w @ x - t
+        root = np.sqrt(np.mean(error**2)) + 1e-9
+        value = np.mean(np.abs(error)) + 0.5 * root
+        if value < best:
+            best, found = value, w
+        slope = x @ (np.sign(error) / t.size + 0.5 * error / (t.size * root))
+        rate = 1.0 / (np.abs(slope).max() + 1e-9) / (1 + 0.03 * k)
+        w = w * np.exp(-0.5 * rate * (slope - slope.min()))
+        w = np.maximum(w, 1e-6)
+        w /= w.sum()
+    return found
+
+
+def combine(test: Backtest, weight: np.ndarray) -> np.ndarray:
+    """(o, n, H) weighted forecasts at every origin; candidates that are missing at one are left out there."""
+    f = test.forecasts
+    there = np.isfinite(f)
+    mass = np.einsum("nc,conh->onh", weight, there.astype(float))
+    total = np.einsum("nc,conh->onh", weight, np.where(there, f, 0.0))
+    return np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), 0.0)
