@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _SHARPNESS = 12.0
 _DISCOUNT = 0.97
+_GROUP = 8.0  # series that the weights of all are worth to a group
+_TILT = 4.0  # how much a relative error of a series of its own counts
 
 
 def sequential(paths: np.ndarray, y: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
@@ -50,32 +52,43 @@ def sequential(paths: np.ndarray, y: np.ndarray, origins: np.ndarray, horizon: i
     return out
 
 
-def weights(test: Backtest) -> np.ndarray:
-    """(n, candidates) weights that sum to 1; a candidate without forecasts for a series gets none."""
+def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
+    """(n, candidates) weights that sum to 1; a candidate without forecasts for a series gets none.
+
+    They are learnt for all series, for those that sell rarely (`rare`, (n,) bool) and the others, and tilted by each series' own
+    errors: each step is drawn towards the one before, the first towards equal weights.
+    """
     c, o, n, _ = test.forecasts.shape
     there = np.isfinite(test.forecasts[:, -1]).all(axis=-1).T  # (n, c)
-    judged = slice(0, o - 1)
     if o < 2:
         # nothing to judge by: the simplest that applies to the series, smoothing before naive
         out = np.zeros((n, c))
-        order = [test.names.index(k) for k in ("smoothing", "seasonal_naive") if k in test.names]
-        for i in reversed(order):
-            out[there[:, i]] = 0.0
-            out[there[:, i], i] = 1.0
+        for i in (test.names.index(k) for k in ("seasonal_naive", "smoothing") if k in test.names):
+            out[there[:, i]] = np.eye(c)[i]
         return out
-    actual = test.actual[judged]
-    use = np.isfinite(actual) & ~test.shut[judged]
+    actual, f = test.actual[:-1], test.forecasts[:, :-1]
     scaled = test.scale[None, :, None]
-    f = np.where(np.isfinite(test.forecasts[:, judged]), test.forecasts[:, judged], np.nan)
-    pooled = _pooled(np.nan_to_num(f / scaled[None]), np.nan_to_num(actual / scaled), use & np.isfinite(f).all(axis=0))
-    # each series' own evidence tilts the pooled weights
-    off = np.where(use[None], np.abs(f - actual[None]) / scaled[None], np.nan)
+    given = np.isfinite(f)
+    # where a candidate is missing the mean of the others stands in, so that it neither gains nor loses by it
+    stand_in = np.where(given, f, 0.0).sum(axis=0) / np.maximum(given.sum(axis=0), 1)
+    x = np.where(given, f, stand_in[None]) / scaled[None]
+    use = np.isfinite(actual) & ~test.shut[:-1] & given.any(axis=0)
+    t = np.nan_to_num(actual / scaled)
+    everyone = 0.9 * _pooled(x, t, use) + 0.1 / c
+    out = np.empty((n, c))
+    for group in (rare, ~rare):
+        rows = np.flatnonzero(group)
+        if len(rows):
+            mine = _pooled(x[:, :, rows], t[:, rows], use[:, rows])
+            trust = len(rows) / (len(rows) + _GROUP)
+            out[rows] = trust * mine + (1 - trust) * everyone
+    off = np.where(use[None], np.abs(x - t[None]), np.nan)
     count = np.isfinite(off).sum(axis=(1, 3))
     loss = np.where(count > 0, np.nansum(off, axis=(1, 3)) / np.maximum(count, 1), np.nan).T  # (n, c)
-    best = np.nanmin(np.where(np.isfinite(loss), loss, np.inf), axis=1, keepdims=True)
-    relative = np.where(np.isfinite(loss) & np.isfinite(best) & (best > 0), loss / np.where(best > 0, best, 1.0), 1.0)
-    tilt = np.exp(-3.0 * (relative - relative.min(axis=1, keepdims=True)))
-    out = (0.85 * pooled + 0.15 / c)[None, :] * tilt * there
+    best = np.min(np.where(np.isfinite(loss), loss, np.inf), axis=1, keepdims=True)
+    good = np.isfinite(best) & (best > 0)
+    relative = np.where(np.isfinite(loss) & good, loss / np.where(good, best, 1.0), 1.0)
+    out = out * np.exp(-_TILT * (relative - 1.0)) * there
     total = out.sum(axis=1, keepdims=True)
     return np.where(total > 0, out / np.where(total > 0, total, 1.0), np.eye(c)[0][None, :])
 

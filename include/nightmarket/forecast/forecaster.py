@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nightmarket import log as logs
-from nightmarket.forecast import boosted, combining, intervals, regression, smoothing
+from nightmarket.forecast import boosted, combining, intermittent, intervals, regression, smoothing
 from nightmarket.forecast.closed import closed
+from nightmarket.forecast.diagnosis import Diagnosis, diagnose
 from nightmarket.forecast.series import SEASON, YEAR, Panel
 
 log = logs.logger("forecast")
@@ -32,9 +33,9 @@ class Budget:
 
 
 BUDGETS = {
-    "fast": Budget(4, (60_000, 120, 0.08, 31), 1),
-    "balanced": Budget(6, (150_000, 250, 0.05, 31), 2),
-    "best": Budget(9, (400_000, 500, 0.03, 63), 4),
+    "fast": Budget(6, (60_000, 150, 0.06, 31), 1),
+    "balanced": Budget(8, (150_000, 250, 0.05, 31), 2),
+    "best": Budget(10, (400_000, 500, 0.03, 63), 4),
 }
 
 
@@ -66,6 +67,7 @@ class Forecast:
     """Level in percent → (n, H) lower and upper."""
     model: tuple[str, ...]
     """(n,) what each was made of."""
+    diagnosis: Diagnosis
     backtest: Backtest
     weights: np.ndarray
     """(n, candidates)."""
@@ -74,11 +76,12 @@ class Forecast:
 def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "balanced", seed: int = 17) -> Forecast:
     """Point forecasts and central intervals of every series, `panel.horizon` periods ahead."""
     shut = closed(panel)
+    found = diagnose(panel, shut)
     plan = BUDGETS[budget]
     with logs.stage(log, "backtest", series=panel.size) as told:
-        test = backtest(panel, shut, plan, seed)
+        test = backtest(panel, shut, found, plan, seed)
         told["origins"], told["candidates"] = len(test.origins) - 1, ",".join(test.names)
-    weights = combining.weights(test)
+    weights = combining.weights(test, found.rare)
     combined = combining.combine(test, weights)  # (o, n, H)
     nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
     combined = np.where(test.shut, 0.0, combined)
@@ -87,7 +90,7 @@ def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "ba
     idle = ~np.any(np.nan_to_num(panel.y) != 0, axis=1)  # never sold anything: nothing to forecast from
     mean = np.where(idle[:, None], 0.0, mean)
     bounds = {level: (np.where(idle[:, None], 0.0, low), np.where(idle[:, None], 0.0, high)) for level, (low, high) in bounds.items()}
-    return Forecast(mean, bounds, _said(test.names, weights, idle), test, weights)
+    return Forecast(mean, bounds, _said(test.names, weights, idle), found, test, weights)
 
 
 def _said(names: tuple[str, ...], weights: np.ndarray, idle: np.ndarray) -> tuple[str, ...]:
@@ -110,7 +113,7 @@ def origins_of(panel: Panel, most: int) -> np.ndarray:
     return np.array([length - horizon - apart * k for k in range(count - 1, -1, -1)] + [length], np.int64)
 
 
-def backtest(panel: Panel, shut: np.ndarray, plan: Budget, seed: int) -> Backtest:
+def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, seed: int) -> Backtest:
     """Every candidate at every origin."""
     n, horizon, length = panel.size, panel.horizon, panel.length
     season = SEASON[panel.freq]
@@ -121,7 +124,7 @@ def backtest(panel: Panel, shut: np.ndarray, plan: Budget, seed: int) -> Backtes
     training = np.array(sorted(set(range(first - horizon, max(2 * season, 8), -apart))), np.int64)[-60:]
     late = np.array(sorted(set(range(length - horizon, max(2 * season, 8), -apart))), np.int64)[-60:]
     every = np.unique(np.concatenate([training, late, origins]))
-    statistical = _statistical(panel, masked, shut, every, origins)
+    statistical = _statistical(panel, masked, found, every, origins)
     place = {int(o): i for i, o in enumerate(every)}
     names, values = list(statistical), [statistical[k][[place[int(o)] for o in origins]] for k in statistical]
     learner = boosted.Learner(*plan.learner, seed=seed)
@@ -168,7 +171,7 @@ def _boost(panel: Panel, masked: np.ndarray, shut: np.ndarray, fitted: np.ndarra
     return boosted.predict(model, test).reshape(len(asked), panel.size, panel.horizon)
 
 
-def _statistical(panel: Panel, masked: np.ndarray, shut: np.ndarray, every: np.ndarray, origins: np.ndarray) -> dict[str, np.ndarray]:
+def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.ndarray, origins: np.ndarray) -> dict[str, np.ndarray]:
     """name → (every, n, H) forecasts at each origin, from what was known there."""
     n, horizon, length = panel.size, panel.horizon, panel.length
     season = SEASON[panel.freq]
@@ -206,6 +209,12 @@ def _statistical(panel: Panel, masked: np.ndarray, shut: np.ndarray, every: np.n
         else:
             made = _bank(scaled, short, trends, every, horizon) * size[None]
         out[name] = made
+    if found.rare.any():
+        rows = np.flatnonzero(found.rare)
+        for name, method in (("croston_sba", intermittent.croston_sba), ("tsb", intermittent.tsb), ("adida", intermittent.adida)):
+            made = np.full((len(every), n, horizon), np.nan)
+            made[:, rows] = method(masked[rows], every)[:, :, None]
+            out[name] = made
     return out
 
 

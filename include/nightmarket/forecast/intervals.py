@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from nightmarket.forecast.forecaster import Backtest
 
 _POWERS = (0.0, 0.5, 1.0)
+_WORTH = 10.0  # residuals that the usual spread is worth
+_QUANTILE_WORTH = 40.0  # and the quantiles of all, times 1 / the share beyond them
 
 
 def conformal(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], nonnegative: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -28,31 +30,87 @@ def conformal(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], non
         return {level: _closed(ahead - norm.ppf(0.5 + level / 200) * wide, ahead + norm.ppf(0.5 + level / 200) * wide, shut, nonnegative)
                 for level in levels}
     residual = np.where(use, test.actual[:-1] - combined[:-1], np.nan)
-    typical = np.nanmean(np.where(use, np.abs(combined[:-1]), np.nan), axis=(0, 2))
+    typical = _mean(np.where(use, np.abs(combined[:-1]), np.nan), (0, 2))
     typical = np.where(np.isfinite(typical) & (typical > 0), typical, 1.0)
-    own = np.nanmean(np.abs(residual), axis=(0, 2))
-    own = np.where(np.isfinite(own) & (own > 0), own, np.nan)
-    ratio = own / test.scale
-    middle = np.nanmedian(ratio) if np.isfinite(ratio).any() else 1.0
-    count = use.sum(axis=(0, 2))
-    own = (np.nan_to_num(np.where(np.isfinite(own), own, 0.0)) * count + 10 * middle * test.scale) / (count + 10)
+    own = _spread(residual, use, test.scale)
     growth = _growth(residual / own[None, :, None], use)
     power = _power(residual, combined[:-1], typical, own, use, growth)
-
-    def width(f: np.ndarray) -> np.ndarray:
-        return own[:, None] * growth[None, :] * np.maximum(np.abs(f) / typical[:, None], 0.05) ** power
-
-    normal = residual / np.stack([width(combined[i]) for i in range(o - 1)])
-    flat = normal.transpose(1, 0, 2).reshape(n, -1)
+    size = np.maximum(np.abs(combined) / typical[None, :, None], 0.05) ** power * growth[None, None, :]
     out = {}
     for level in levels:
-        ends = []
-        for share in ((100 - level) / 200, (100 + level) / 200):
-            pooled = np.nanquantile(flat[np.isfinite(flat)], share)
-            each = np.array([np.quantile(r[np.isfinite(r)], share) if np.isfinite(r).any() else pooled for r in flat])
-            trust = count / (count + 400.0 * (1.0 if level < 90 else 2.0))
-            ends.append((trust * each + (1 - trust) * pooled)[:, None] * width(ahead) + ahead)
-        out[level] = _closed(np.minimum(ends[0], ahead), np.maximum(ends[1], ahead), shut, nonnegative)
+        shares = ((100 - level) / 200, (100 + level) / 200)
+        below, above = _ends(residual / (own[None, :, None] * size[:-1]), use, shares)
+        factor = _factor(residual, size[:-1], use, test.scale, level, shares)
+        wide = own[:, None] * size[-1] * factor
+        out[level] = _closed(ahead + np.minimum(below, 0.0)[:, None] * wide, ahead + np.maximum(above, 0.0)[:, None] * wide, shut, nonnegative)
+    return _nested(out)
+
+
+def _mean(values: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+    """Mean of what is known; NaN where nothing is."""
+    known = np.isfinite(values)
+    count = known.sum(axis=axis)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)
+
+
+def _spread(residual: np.ndarray, use: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(n,) mean absolute residual, drawn to what is usual for the series' scale by the number of residuals."""
+    own = _mean(np.where(use, np.abs(residual), np.nan), (0, 2))
+    own = np.where(np.isfinite(own) & (own > 0), own, np.nan)
+    ratio = own / scale
+    middle = np.nanmedian(ratio) if np.isfinite(ratio).any() else 1.0
+    count = use.sum(axis=(0, 2))
+    return (np.nan_to_num(own) * count + _WORTH * middle * scale) / (count + _WORTH)
+
+
+def _ends(normal: np.ndarray, use: np.ndarray, shares: tuple[float, float]) -> list[np.ndarray]:
+    """(n,) lower and upper quantiles of scaled residuals: of each series, drawn to those of all."""
+    n = normal.shape[1]
+    flat = np.where(use, normal, np.nan).transpose(1, 0, 2).reshape(n, -1)
+    held = np.sort(flat, axis=1)  # unknown ones last
+    count = np.isfinite(held).sum(axis=1)
+    trust = count / (count + _QUANTILE_WORTH / min(shares[0], 0.5))
+    every = flat[np.isfinite(flat)]
+    out = []
+    for share in shares:
+        at = share * np.maximum(count - 1, 0)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, np.maximum(count - 1, 0))
+        rows = np.arange(n)
+        each = np.nan_to_num(held[rows, low]) * (1 - (at - low)) + np.nan_to_num(held[rows, high]) * (at - low)
+        out.append(trust * each + (1 - trust) * np.quantile(every, share))
+    return out
+
+
+def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, level: int, shares: tuple[float, float]) -> float:
+    """By how much intervals made without an origin must be wider to cover that origin as often as they claim, over all origins."""
+    origins = len(residual)
+    if origins < 2:
+        return 1.25  # residuals of one origin alone
+    scores = []
+    for j in range(origins):
+        other = np.arange(origins) != j
+        own = _spread(residual[other], use[other], scale)
+        if not use[other].any():
+            continue
+        below, above = _ends(residual[other] / (own[None, :, None] * size[other]), use[other], shares)
+        r = residual[j] / (own[:, None] * size[j])
+        bound = np.where(r < 0, np.minimum(below, -1e-6)[:, None], np.maximum(above, 1e-6)[:, None])
+        scores.append((r / bound)[use[j]])
+    every = np.concatenate(scores)
+    # the weights were learnt on these residuals: a little more than they say
+    return float(np.clip(np.quantile(every, level / 100), 0.8, 3.0)) * (1.0 + 0.25 / origins)
+
+
+def _nested(bounds: dict[int, tuple[np.ndarray, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """A higher level's interval holds the lower ones'."""
+    out: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    inner: tuple[np.ndarray, np.ndarray] | None = None
+    for level in sorted(bounds):
+        low, high = bounds[level]
+        if inner is not None:
+            low, high = np.minimum(low, inner[0]), np.maximum(high, inner[1])
+        inner = out[level] = (low, high)
     return out
 
 
@@ -61,7 +119,7 @@ def _growth(normal: np.ndarray, use: np.ndarray) -> np.ndarray:
     horizon = normal.shape[-1]
     if horizon < 3:
         return np.ones(horizon)
-    by = np.nanmean(np.where(use, np.abs(normal), np.nan), axis=(0, 1))
+    by = _mean(np.where(use, np.abs(normal), np.nan), (0, 1))
     steps = np.arange(1, horizon + 1)
     ok = np.isfinite(by) & (by > 0)
     if ok.sum() < 3:

@@ -88,10 +88,11 @@ def trading_days(dates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (weekend - days * 2 / 7) / 30.0, leap / 30.0
 
 
-def fit(x: np.ndarray, z: np.ndarray, half_life: float, strength: float = 20.0) -> np.ndarray:
+def fit(x: np.ndarray, z: np.ndarray, half_life: float) -> np.ndarray:
     """(n, p) coefficients of (n, T) z on (n, T, p) x where z is known; older periods weigh less (half in `half_life`).
 
-    `strength` is the number of periods that the pooled coefficients are worth; constant and trend are hardly shrunk.
+    How far a coefficient is drawn to the pooled one follows from how much series differ in it beyond their sampling error
+    (empirical Bayes, by moments); constant and trend are hardly shrunk.
     """
     n, length, p = x.shape
     weight = np.where(np.isfinite(z), 0.5 ** ((length - 1 - np.arange(length)) / half_life)[None, :], 0.0)
@@ -102,18 +103,28 @@ def fit(x: np.ndarray, z: np.ndarray, half_life: float, strength: float = 20.0) 
     mass = weight.sum(axis=1)
     spread = np.maximum(np.einsum("nt,ntp->np", weight, x**2) / np.maximum(mass, 1e-9)[:, None], 1e-4)
     # pooled: every series centred on its own mean and counted once
-    inner = np.array([0, 1])
     share = 1.0 / np.maximum(mass, 1.0)
     own_mean = right[:, 0] / np.maximum(mass, 1e-9)
     centred = right - gram[:, :, 0] * own_mean[:, None]
-    mean_spread = spread.mean(axis=0)
-    pooled = np.linalg.solve(np.einsum("npq,n->pq", gram, share) + np.diag(1e-3 * n * mean_spread), centred.T @ share)
+    pooled = np.linalg.solve(np.einsum("npq,n->pq", gram, share) + np.diag(1e-3 * n * spread.mean(axis=0)), centred.T @ share)
     centre = np.repeat(pooled[None], n, axis=0)
     centre[:, 0] = own_mean
-    penalty = strength * spread
-    penalty[:, inner] = [1e-2, 1.0]
-    held = gram + np.einsum("np,pq->npq", penalty, np.eye(p))
-    return np.linalg.solve(held, (right + penalty * centre)[:, :, None])[:, :, 0]
+
+    def solve(penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        penalty = penalty * spread
+        penalty[:, :2] = [1e-2, 1.0]
+        held = gram + np.einsum("np,pq->npq", penalty, np.eye(p))
+        return np.linalg.solve(held, (right + penalty * centre)[:, :, None])[:, :, 0], held
+
+    rough, held = solve(np.full((n, p), 1.0))
+    noise = np.sum(weight * (target - predict(x, rough)) ** 2, axis=1) / np.maximum(mass - p / 2, 1.0)  # (n,)
+    if n < 5:
+        return solve(np.full((n, p), 3.0))[0]
+    sampling = noise[:, None] * np.diagonal(np.linalg.inv(held), axis1=1, axis2=2)
+    between = np.maximum(np.median((rough - pooled[None]) ** 2, axis=0) / 0.455 - np.median(sampling, axis=0), 0.0)  # (p,)
+    # in units of the penalty: noise over variance between series, per unit of spread
+    strength = noise[:, None] / np.maximum(between[None, :] * spread, 1e-12)
+    return solve(np.clip(strength, 0.5, 200.0))[0]
 
 
 def predict(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:

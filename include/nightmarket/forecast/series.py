@@ -261,7 +261,7 @@ def _one_frequency(ids: list[Any], codes: np.ndarray, dates: np.ndarray, freq: F
         hits = np.bincount(codes[1:][found], minlength=len(ids))
         tight = np.bincount(codes[1:][inside & (apart == (7 if freq == "W" else 1))], minlength=len(ids))
         # all of the series at another frequency, or a part of it beside a part at this one
-        wrong = (hits >= 6) & ((hits == total) | ((hits + tight >= total - 2) & (tight >= 6) & (hits * 5 >= tight)))
+        wrong = (hits >= 6) & ((hits == total) | ((hits + tight >= total - 2) & (tight >= 6) & (hits * 10 >= tight)))
         if freq == "W":
             wrong = (hits >= 6) & (hits == total)
         if wrong.any():
