@@ -30,7 +30,13 @@ def statistical(data: Data, history: pd.DataFrame) -> dict[str, Made]:
     """Every statistical peer, one process, one core after another."""
     from statsforecast import StatsForecast
     from statsforecast.models import (
-        MFLES, MSTL, AutoCES, AutoETS, AutoTheta, SeasonalExponentialSmoothingOptimized, SeasonalNaive,
+        MFLES,
+        MSTL,
+        AutoCES,
+        AutoETS,
+        AutoTheta,
+        SeasonalExponentialSmoothingOptimized,
+        SeasonalNaive,
     )
     from statsforecast.utils import ConformalIntervals
 

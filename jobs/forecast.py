@@ -37,8 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the forecasts and returns their number of rows."""
-    from nightmarket.forecast.forecaster import forecast
+    import pyarrow as pa
+
     from nightmarket.forecast.series import read_panel
+    from nightmarket.forecast.spread import forecast_chunks
     from nightmarket.forecast.table import forecast_table
 
     if args.horizon < 1:
@@ -54,8 +56,14 @@ def run(args: argparse.Namespace) -> int:
     for line in mended:
         log.warning(logs.said("mended", rule=line.rule, count=line.count, series=",".join(line.series)))
     log.info(logs.said("series", count=panel.size, longest=panel.length, known=",".join(known) or None))
-    made = forecast(panel, levels, args.budget, args.seed)
-    table = forecast_table(panel, made, sales.schema.field("series_id").type, sales.schema.field("ds").type)
+    kinds = sales.schema.field("series_id").type, sales.schema.field("ds").type
+    tables, failed = [], 0
+    for part in forecast_chunks(panel, levels, args.budget, args.seed):
+        tables.append(forecast_table(part.panel, part.made, *kinds))
+        failed += len(part.quarantined)
+    if failed:
+        log.warning(logs.said("fallback", series=failed, why="they could not be forecast as the others; see the lines above"))
+    table = pa.concat_tables(tables).sort_by([("series_id", "ascending"), ("ds", "ascending")])
     standalone.write(table, args.out)
     return table.num_rows
 

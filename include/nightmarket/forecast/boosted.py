@@ -98,7 +98,7 @@ def rows(panel: Panel, masked: np.ndarray, shut: np.ndarray, origins: np.ndarray
         column = origins - 1 - k
         add(f"last_{k + 1}", np.where((column >= 0)[:, None], masked[:, np.clip(column, 0, length - 1)].T / level, np.nan)[:, :, None])
     if freq != "MS":
-        year = int(round(365.25 if freq == "D" else 52.18))
+        year = round(365.25 if freq == "D" else 52.18)
         for name, back in (("year_ago", 364 if freq == "D" else 52),):
             column = at - back * (1 + (steps - 1) // back)[None, :]
             values = masked[:, np.clip(column, 0, length - 1)].transpose(1, 0, 2) / level[:, :, None]

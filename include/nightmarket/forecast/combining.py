@@ -1,7 +1,7 @@
 """Weights of candidates from their errors at rolling origins, shrunk towards the group's and towards equal ones.
 
 Combination with few, shrunk weights is the most robust result of the forecasting literature (Bates & Granger 1969; Makridakis et
-al. 2020 on M4). Errors are scaled by the series' mean absolute seasonal difference and weigh absolute and squared parts alike.
+al. 2020 on M4). Errors are scaled by the series' mean absolute seasonal difference; absolute ones count, and squared ones a little.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SHARPNESS = 12.0
 _DISCOUNT = 0.97
+_SQUARED = 0.2  # weight of the root mean squared error beside the mean absolute one
 _GROUP = 8.0  # series that the weights of all are worth to a group
 _TILT = 4.0  # how much a relative error of a series of its own counts
 
@@ -94,7 +95,7 @@ def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
 
 
 def _pooled(f: np.ndarray, actual: np.ndarray, use: np.ndarray, rounds: int = 300) -> np.ndarray:
-    """(c,) simplex weights with the lowest mean of absolute and root mean squared scaled error (exponentiated gradient)."""
+    """(c,) simplex weights with the lowest mean absolute plus a part of root mean squared scaled error (exponentiated gradient)."""
     c = len(f)
     x = f[:, use]  # (c, rows)
     t = actual[use]
@@ -110,10 +111,10 @@ def _pooled(f: np.ndarray, actual: np.ndarray, use: np.ndarray, rounds: int = 30
     for k in range(rounds):
         error = w @ x - t
         root = np.sqrt(np.mean(error**2)) + 1e-9
-        value = np.mean(np.abs(error)) + 0.5 * root
+        value = np.mean(np.abs(error)) + _SQUARED * root
         if value < best:
             best, found = value, w
-        slope = x @ (np.sign(error) / t.size + 0.5 * error / (t.size * root))
+        slope = x @ (np.sign(error) / t.size + _SQUARED * error / (t.size * root))
         rate = 1.0 / (np.abs(slope).max() + 1e-9) / (1 + 0.03 * k)
         w = w * np.exp(-0.5 * rate * (slope - slope.min()))
         w = np.maximum(w, 1e-6)

@@ -28,7 +28,7 @@ class Diagnosis:
     breaks: np.ndarray
     """Column of the largest lasting change of level, -1 where there is none."""
     outliers: np.ndarray
-    """Number of values more than five robust standard deviations from the median of their neighbours."""
+    """Number of values more than six robust standard deviations from the median of their neighbours."""
 
     @property
     def rare(self) -> np.ndarray:
@@ -111,7 +111,7 @@ def _outliers(y: np.ndarray, season: int) -> np.ndarray:
     has = np.isfinite(off).any(axis=1)
     spread = np.zeros(n)
     spread[has] = 1.4826 * np.nanmedian(off[has], axis=1)
-    return ((off > 5 * spread[:, None]) & (spread[:, None] > 0)).sum(axis=1)
+    return ((off > 6 * spread[:, None]) & (spread[:, None] > 0)).sum(axis=1)
 
 
 @dataclass(frozen=True)

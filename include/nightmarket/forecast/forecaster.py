@@ -6,13 +6,12 @@ an origin is what was known then. Rows after the end are never there, so they ca
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from nightmarket import log as logs
-from nightmarket.forecast import boosted, combining, intermittent, intervals, regression, smoothing
+from nightmarket.forecast import arima, boosted, combining, intermittent, intervals, regression, smoothing
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import Diagnosis, diagnose
 from nightmarket.forecast.series import SEASON, YEAR, Panel
@@ -28,14 +27,16 @@ class Budget:
     """Backtest origins at most."""
     learner: tuple[int, int, float, int]
     """Rows, trees, rate, leaves of the boosted model."""
-    models: int
-    """Boosted models that are averaged, by loss and seed."""
+    losses: int
+    """Boosted models: 1 for absolute loss, 2 for squared loss too."""
+    thorough: bool = False
+    """Whether ARIMA and the network run."""
 
 
 BUDGETS = {
     "fast": Budget(6, (60_000, 150, 0.06, 31), 1),
     "balanced": Budget(8, (150_000, 250, 0.05, 31), 2),
-    "best": Budget(10, (400_000, 500, 0.03, 63), 4),
+    "best": Budget(10, (400_000, 500, 0.03, 63), 2, thorough=True),
 }
 
 
@@ -68,6 +69,8 @@ class Forecast:
     model: tuple[str, ...]
     """(n,) what each was made of."""
     diagnosis: Diagnosis
+    combined: np.ndarray
+    """(o, n, H) the combination at every backtest origin; the last is `mean`."""
     backtest: Backtest
     weights: np.ndarray
     """(n, candidates)."""
@@ -86,11 +89,24 @@ def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "ba
     nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
     combined = np.where(test.shut, 0.0, combined)
     combined = np.where(nonnegative[None, :, None], np.maximum(combined, 0.0), combined)
-    mean, bounds = combined[-1], intervals.conformal(test, combined, levels, nonnegative)
     idle = ~np.any(np.nan_to_num(panel.y) != 0, axis=1)  # never sold anything: nothing to forecast from
-    mean = np.where(idle[:, None], 0.0, mean)
+    combined[-1, idle] = 0.0
+    mean, bounds = combined[-1], intervals.conformal(test, combined, levels, nonnegative)
     bounds = {level: (np.where(idle[:, None], 0.0, low), np.where(idle[:, None], 0.0, high)) for level, (low, high) in bounds.items()}
-    return Forecast(mean, bounds, _said(test.names, weights, idle), found, test, weights)
+    return Forecast(mean, bounds, _said(test.names, weights, idle), found, combined, test, weights)
+
+
+def fallback(panel: Panel, levels: tuple[int, ...] = (80, 95)) -> Forecast:
+    """Seasonal naive with intervals as wide as seasons differ: for series that nothing else can be done with."""
+    shut = closed(panel)
+    end = np.array([panel.length], np.int64)
+    made = _naive(panel, np.where(shut[:, : panel.length], np.nan, panel.y), end)
+    gone = shut[None, :, panel.length :]
+    test = Backtest(end, ("seasonal_naive",), made[None], np.full_like(made, np.nan), gone, scale_of(panel))
+    combined = np.where(gone, 0.0, made)
+    nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
+    bounds = intervals.conformal(test, combined, levels, nonnegative)
+    return Forecast(combined[-1], bounds, ("seasonal_naive",) * panel.size, diagnose(panel, shut), combined, test, np.ones((panel.size, 1)))
 
 
 def _said(names: tuple[str, ...], weights: np.ndarray, idle: np.ndarray) -> tuple[str, ...]:
@@ -130,7 +146,7 @@ def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, see
     learner = boosted.Learner(*plan.learner, seed=seed)
     if len(training) >= 4 and np.isfinite(masked).sum() >= 200:
         hints = np.stack([statistical[k] for k in statistical], -1)  # (every, n, H, m)
-        for name, objective in (("boosted", "regression_l1"), ("boosted_mean", "regression"))[: max(1, min(2, plan.models))]:
+        for name, objective in (("boosted", "regression_l1"), ("boosted_mean", "regression"))[: plan.losses]:
             made = np.full((len(origins), n, horizon), np.nan)
             # the model that is judged has seen nothing after the first backtest origin
             for fitted, asked in ((training, origins[:-1]), (late, origins[-1:])):
@@ -138,6 +154,13 @@ def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, see
                     made[[list(origins).index(o) for o in asked]] = _boost(panel, masked, shut, fitted, asked, hints, place, learner, objective)
             names.append(name)
             values.append(made)
+    if plan.thorough:
+        if n <= arima.MOST:
+            names.append("arima")
+            values.append(arima.forecasts(panel, masked, origins))
+        if len(training) >= 8 and np.isfinite(masked).sum() >= 2000:
+            names.append("network")
+            values.append(_network(panel, masked, shut, training, late, origins, seed))
     at = origins[:, None] + np.arange(horizon)[None, :]
     inside = at < length
     actual = np.where(inside[:, None, :], panel.y[:, np.minimum(at, length - 1)].transpose(1, 0, 2), np.nan)
@@ -169,6 +192,24 @@ def _boost(panel: Panel, masked: np.ndarray, shut: np.ndarray, fitted: np.ndarra
     model = boosted.fit(train, learner, objective=objective)
     test = boosted.rows(panel, masked, shut, asked, hints[[place[int(o)] for o in asked]], steps)
     return boosted.predict(model, test).reshape(len(asked), panel.size, panel.horizon)
+
+
+def _network(panel: Panel, masked: np.ndarray, shut: np.ndarray, training: np.ndarray, late: np.ndarray, origins: np.ndarray, seed: int) -> np.ndarray:
+    """(origins, n, H) medians of the network, learnt before the first backtest origin and again from all history."""
+    from nightmarket.forecast import network
+
+    shape = network.shape_of(panel)
+    out = np.full((len(origins), panel.size, panel.horizon), np.nan)
+    for fitted, asked in ((training, origins[:-1]), (late, origins[-1:])):
+        fitted = fitted[fitted >= shape.lookback]
+        if not len(asked) or not len(fitted):
+            continue
+        until = int(fitted[-1]) + panel.horizon
+        seen = np.where(np.arange(masked.shape[1]) < until, masked, np.nan)
+        model = network.fit(network.windows(panel, seen, shut, fitted, shape), shape, seed)
+        made = network.predict(model, network.windows(panel, masked, shut, asked, shape))[:, :, network.QUANTILES.index(0.5)]
+        out[[list(origins).index(o) for o in asked]] = made.reshape(len(asked), panel.size, panel.horizon)
+    return out
 
 
 def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.ndarray, origins: np.ndarray) -> dict[str, np.ndarray]:
@@ -245,8 +286,3 @@ def _naive(panel: Panel, masked: np.ndarray, every: np.ndarray) -> np.ndarray:
                     value = np.where(np.isfinite(value), value, past[:, column])
             out[i, :, step] = np.where(np.isfinite(value), value, mean)
     return out
-
-
-def stable(identifier: object) -> int:
-    """A number of a series that does not depend on the process."""
-    return zlib.crc32(str(identifier).encode())

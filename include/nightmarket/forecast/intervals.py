@@ -6,6 +6,7 @@ its quantiles are drawn towards those of all series by the number it has.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,3 +147,10 @@ def _closed(low: np.ndarray, high: np.ndarray, shut: np.ndarray, nonnegative: np
     low = np.where(nonnegative[:, None], np.maximum(low, 0.0), low)
     high = np.where(nonnegative[:, None], np.maximum(high, 0.0), high)
     return np.where(shut, 0.0, low), np.where(shut, 0.0, high)
+
+
+def at_origin(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], nonnegative: np.ndarray, origin: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Intervals of a backtest origin's forecasts, from the errors at the other origins."""
+    order = [j for j in range(len(test.origins) - 1) if j != origin] + [origin]
+    view = replace(test, origins=test.origins[order], forecasts=test.forecasts[:, order], actual=test.actual[order], shut=test.shut[order])
+    return conformal(view, combined[order], levels, nonnegative)
