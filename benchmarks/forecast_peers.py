@@ -116,7 +116,7 @@ def lightgbm(data: Data, history: pd.DataFrame, future: pd.DataFrame, settings: 
     end = y.shape[1] - h
     y = np.where(np.arange(y.shape[1]) < end, y, np.nan)
     stride = max(1, h // 8)
-    origins = [o for o in range(end - h, max(2 * data.season, 14), -stride)][:40]
+    origins = list(range(end - h, max(2 * data.season, 14), -stride))[:40]
     x, t, _ = _rows(data, y, known, calendar, origins)
     keep = np.isfinite(t)
     x, t = x[keep], t[keep]

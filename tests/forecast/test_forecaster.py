@@ -65,7 +65,7 @@ def test_a_backtest_knows_only_what_was_known() -> None:
 
 
 def test_weights_sum_to_one_and_the_combination_beats_the_naive(made: tuple[Panel, Forecast]) -> None:
-    panel, f = made
+    _, f = made
     assert np.allclose(f.weights.sum(axis=1), 1.0) and (f.weights >= 0).all()
     test = f.backtest
     naive = np.abs(test.actual[:-1] - test.forecasts[test.names.index("seasonal_naive"), :-1])

@@ -56,10 +56,10 @@ def closed(panel: Panel) -> np.ndarray:
     sold = np.bincount(day[free & sells], minlength=len(total))
     share = (free & sells).sum(axis=1) / np.maximum(free.sum(axis=1), 1)
     chance = np.bincount(day[free], np.log1p(-np.minimum(share, 0.99))[np.nonzero(free)[0]], len(total))
-    shut = np.flatnonzero((total > 0) & (sold == 0) & (chance < -12.0)) + first
-    if len(shut):
-        anniversary = (np.array(shut).astype("M8[D]").astype("M8[M]") + 12).astype("M8[D]") + (
-            np.array(shut).astype("M8[D]") - np.array(shut).astype("M8[D]").astype("M8[M]").astype("M8[D]"))
+    shut = np.flatnonzero((total > 0) & (sold == 0) & (chance < -12.0)) + np.int64(first)
+    if shut.size:
+        on = shut.astype("M8[D]")
+        anniversary = (on.astype("M8[M]") + 12).astype("M8[D]") + (on - on.astype("M8[M]").astype("M8[D]"))
         out |= np.isin(days, shut)
         ahead = np.zeros_like(out)
         ahead[:, length:] = np.isin(days[:, length:], anniversary.astype(np.int64))

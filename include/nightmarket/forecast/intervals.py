@@ -21,7 +21,7 @@ _QUANTILE_WORTH = 40.0  # and the quantiles of all, times 1 / the share beyond t
 
 def conformal(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], nonnegative: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """level → (n, H) lower and upper of the last origin's forecasts; closed days have none to spare: both are 0."""
-    o, n, horizon = combined.shape
+    horizon = combined.shape[2]
     ahead, shut = combined[-1], test.shut[-1]
     use = np.isfinite(test.actual[:-1]) & ~test.shut[:-1]
     if not use.any():  # no backtest: as wide as seasons differ, growing with the square root of the horizon

@@ -67,8 +67,7 @@ class QuantileTask:
         out = layers.Dense(len(QUANTILES), dtype="float32")(ahead)
         middle, steps = out[:, :, :1], keras.ops.softplus(out[:, :, 1:])
         rising = layers.Concatenate()([middle, middle + steps[:, :, :1], middle + steps[:, :, :1] + steps[:, :, 1:]])
-        model = keras.Model([past, around, size], rising)
-        return model
+        return keras.Model([past, around, size], rising)
 
     def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
         """(batch,) mean pinball loss over quantiles and known horizons."""
@@ -98,7 +97,7 @@ def shape_of(panel: Panel) -> Shape:
 
 def windows(panel: Panel, masked: np.ndarray, shut: np.ndarray, origins: np.ndarray, shape: Shape) -> Windows:
     """Windows before and after each origin (periods known); targets are NaN-free with `known` 0 where they are unknown."""
-    n, length = masked.shape
+    n = len(masked)
     dates = panel.dates()
     year = (dates - dates.astype("M8[Y]").astype("M8[D]")).astype(np.int64) / 365.25 * 2 * np.pi
     week = ((dates.astype(np.int64) + 3) % 7) / 7 * 2 * np.pi

@@ -68,9 +68,8 @@ def fan_chart(panel: Panel, made: Forecast, row: int, origins: int = 3) -> bytes
     """Recent history of one series with the intervals that backtests gave for it, and the forecast."""
     test = made.backtest
     horizon = panel.horizon
-    past = [j for j in range(len(test.origins) - 1)]
     chosen: list[int] = []  # newest first, not overlapping
-    for j in reversed(past):
+    for j in reversed(range(len(test.origins) - 1)):
         if not chosen or test.origins[j] + horizon <= test.origins[chosen[-1]]:
             chosen.append(j)
     chosen = chosen[: origins - 1] if len(chosen) >= origins else chosen

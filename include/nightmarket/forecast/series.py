@@ -249,7 +249,7 @@ def _one_frequency(ids: list[Any], codes: np.ndarray, dates: np.ndarray, freq: F
     """Refuses series whose dates are regular, but not at `freq`, in all or in a part of them."""
     if freq == "MS":
         return
-    apart = np.diff(dates.astype(np.int64))
+    apart: Any = np.diff(dates.astype(np.int64))
     inside = codes[1:] == codes[:-1]
     start_of_month = dates == dates.astype("M8[M]").astype("M8[D]")
     monthly = inside & start_of_month[1:] & start_of_month[:-1] & (apart >= 28) & (apart <= 31)

@@ -14,7 +14,7 @@ def forecast_table(panel: Panel, made: Forecast, id_type: pa.DataType | None = N
     n, horizon = made.mean.shape
     dates = panel.dates()[:, panel.length :]
     order = np.arange(n)
-    ids = pa.array([i for i in panel.ids], id_type.value_type if id_type is not None and pa.types.is_dictionary(id_type) else id_type)
+    ids = pa.array(list(panel.ids), id_type.value_type if id_type is not None and pa.types.is_dictionary(id_type) else id_type)
     columns: dict[str, pa.Array] = {
         "series_id": ids.take(pa.array(np.repeat(order, horizon))),
         "ds": _typed(dates.reshape(-1), ds_type),
