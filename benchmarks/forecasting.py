@@ -28,6 +28,7 @@ from nightmarket import log as logs
 from nightmarket.evaluate import bootstrap
 from nightmarket.forecast.forecaster import BUDGETS, forecast
 from nightmarket.forecast.series import Panel, read_panel
+from nightmarket.forecast.spread import forecast_chunks
 from nightmarket.shop import PROJECT
 
 RESAMPLES = 2000
@@ -161,7 +162,8 @@ def growth(data: Data, sizes: list[int], budgets: list[str], peers_up_to: int, s
         row: dict[str, object] = {"series": size}
         for budget in budgets:
             started = time.perf_counter()
-            forecast(panel, LEVELS, budget, seed)
+            for _ in forecast_chunks(panel, LEVELS, budget, seed):
+                pass
             row[budget] = time.perf_counter() - started
         if size <= peers_up_to:
             from statsforecast import StatsForecast

@@ -52,11 +52,11 @@ def closed(panel: Panel) -> np.ndarray:
     free = known & ~out[:, history]
     first = int(days[:, history][known].min())
     day = days[:, history] - first
-    total = np.bincount(day[free], minlength=1)
-    sold = np.bincount(day[free & sells], minlength=len(total))
+    listed = np.bincount(day[free], minlength=1)
+    sales = np.bincount(day[free & sells], minlength=len(listed))
     share = (free & sells).sum(axis=1) / np.maximum(free.sum(axis=1), 1)
-    chance = np.bincount(day[free], np.log1p(-np.minimum(share, 0.99))[np.nonzero(free)[0]], len(total))
-    shut = np.flatnonzero((total > 0) & (sold == 0) & (chance < -12.0)) + np.int64(first)
+    chance = np.bincount(day[free], np.log1p(-np.minimum(share, 0.99))[np.nonzero(free)[0]], len(listed))
+    shut = np.flatnonzero((listed > 0) & (sales == 0) & (chance < -12.0)) + np.int64(first)
     if shut.size:
         on = shut.astype("M8[D]")
         anniversary = (on.astype("M8[M]") + 12).astype("M8[D]") + (on - on.astype("M8[M]").astype("M8[D]"))

@@ -1,7 +1,7 @@
 """Weights of candidates from their errors at rolling origins, shrunk towards the group's and towards equal ones.
 
 Combination with few, shrunk weights is the most robust result of the forecasting literature (Bates & Granger 1969; Makridakis et
-al. 2020 on M4). Errors are scaled by the series' mean absolute seasonal difference; absolute ones count, and squared ones a little.
+al. 2020 on M4). Errors are scaled by the series' mean absolute seasonal difference; absolute and squared ones count alike.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 _SHARPNESS = 12.0
 _DISCOUNT = 0.97
-_SQUARED = 0.2  # weight of the root mean squared error beside the mean absolute one
+_SQUARED = 1.0  # weight of the root mean squared error beside the mean absolute one
+_ROWS = 100_000  # residuals that weights are learnt from
+_FAR = 50.0  # scaled values are cut here: one wild day does not decide
 _GROUP = 8.0  # series that the weights of all are worth to a group
-_TILT = 4.0  # how much a relative error of a series of its own counts
+_TILT = 3.0  # how much a relative error of a series of its own counts
 
 
 def sequential(paths: np.ndarray, y: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
@@ -75,12 +77,12 @@ def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
     x = np.where(given, f, stand_in[None]) / scaled[None]
     use = np.isfinite(actual) & ~test.shut[:-1] & given.any(axis=0)
     t = np.nan_to_num(actual / scaled)
-    everyone = 0.9 * _pooled(x, t, use) + 0.1 / c
+    everyone = 0.9 * _pooled(x, t, use, test.root) + 0.1 / c
     out = np.empty((n, c))
     for group in (rare, ~rare):
         rows = np.flatnonzero(group)
         if len(rows):
-            mine = _pooled(x[:, :, rows], t[:, rows], use[:, rows])
+            mine = _pooled(x[:, :, rows], t[:, rows], use[:, rows], test.root[rows])
             trust = len(rows) / (len(rows) + _GROUP)
             out[rows] = trust * mine + (1 - trust) * everyone
     off = np.where(use[None], np.abs(x - t[None]), np.nan)
@@ -94,29 +96,31 @@ def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
     return np.where(total > 0, out / np.where(total > 0, total, 1.0), np.eye(c)[0][None, :])
 
 
-def _pooled(f: np.ndarray, actual: np.ndarray, use: np.ndarray, rounds: int = 300) -> np.ndarray:
-    """(c,) simplex weights with the lowest mean absolute plus a part of root mean squared scaled error (exponentiated gradient)."""
+def _pooled(f: np.ndarray, actual: np.ndarray, use: np.ndarray, root: np.ndarray, rounds: int = 200) -> np.ndarray:
+    """(c,) simplex weights for (c, o, n, H) f, all scaled: the lowest mean over series of mean absolute error plus a part of root mean
+    squared error over its own scale `root` (n,), found by exponentiated gradient."""
     c = len(f)
-    x = f[:, use]  # (c, rows)
-    t = actual[use]
+    series = np.broadcast_to(np.arange(use.shape[1])[None, :, None], use.shape)[use]
+    x, t = f[:, use], actual[use]  # (c, rows), (rows,)
     if not t.size:
         return np.full(c, 1.0 / c)
-    if t.size > 200_000:
-        pick = np.random.default_rng(0).choice(t.size, 200_000, replace=False)
-        x, t = x[:, pick], t[pick]
-    x = np.clip(x, -50, 50)
-    t = np.clip(t, -50, 50)
+    if t.size > _ROWS:
+        pick = np.sort(np.random.default_rng(0).choice(t.size, _ROWS, replace=False))
+        x, t, series = x[:, pick], t[pick], series[pick]
+    x, t = np.clip(x, -_FAR, _FAR), np.clip(t, -_FAR, _FAR)
+    count = np.bincount(series)
+    there = count > 0
+    share = 1.0 / (np.maximum(count, 1) * there.sum())
     w = np.full(c, 1.0 / c)
     best, found = np.inf, w
     for k in range(rounds):
         error = w @ x - t
-        root = np.sqrt(np.mean(error**2)) + 1e-9
-        value = np.mean(np.abs(error)) + _SQUARED * root
+        squared = np.sqrt(np.bincount(series, error**2) / np.maximum(count, 1)) + 1e-9
+        value = float(share[series] @ np.abs(error) + _SQUARED * np.sum(squared[there] / root[: len(count)][there]) / there.sum())
         if value < best:
             best, found = value, w
-        slope = x @ (np.sign(error) / t.size + _SQUARED * error / (t.size * root))
-        rate = 1.0 / (np.abs(slope).max() + 1e-9) / (1 + 0.03 * k)
-        w = w * np.exp(-0.5 * rate * (slope - slope.min()))
+        slope = x @ (share[series] * (np.sign(error) + _SQUARED * error / (squared * root[: len(count)])[series]))
+        w = w * np.exp(-0.5 / (1 + 0.03 * k) * (slope - slope.min()) / (np.abs(slope).max() + 1e-9))
         w = np.maximum(w, 1e-6)
         w /= w.sum()
     return found

@@ -34,9 +34,9 @@ class Budget:
 
 
 BUDGETS = {
-    "fast": Budget(6, (60_000, 150, 0.06, 31), 1),
-    "balanced": Budget(8, (150_000, 250, 0.05, 31), 2),
-    "best": Budget(10, (400_000, 500, 0.03, 63), 2, thorough=True),
+    "fast": Budget(6, (60_000, 120, 0.07, 15), 1),
+    "balanced": Budget(8, (120_000, 300, 0.03, 15), 2),
+    "best": Budget(10, (400_000, 600, 0.02, 31), 2, thorough=True),
 }
 
 
@@ -56,6 +56,8 @@ class Backtest:
     """(o, n, H) bool: closed days."""
     scale: np.ndarray
     """(n,) mean absolute seasonal difference of history: what errors are divided by."""
+    root: np.ndarray
+    """(n,) root mean squared seasonal difference over `scale`, 1 at least."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def fallback(panel: Panel, levels: tuple[int, ...] = (80, 95)) -> Forecast:
     end = np.array([panel.length], np.int64)
     made = _naive(panel, np.where(shut[:, : panel.length], np.nan, panel.y), end)
     gone = shut[None, :, panel.length :]
-    test = Backtest(end, ("seasonal_naive",), made[None], np.full_like(made, np.nan), gone, scale_of(panel))
+    test = Backtest(end, ("seasonal_naive",), made[None], np.full_like(made, np.nan), gone, *scale_of(panel))
     combined = np.where(gone, 0.0, made)
     nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
     bounds = intervals.conformal(test, combined, levels, nonnegative)
@@ -165,20 +167,22 @@ def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, see
     inside = at < length
     actual = np.where(inside[:, None, :], panel.y[:, np.minimum(at, length - 1)].transpose(1, 0, 2), np.nan)
     gone = shut[:, np.minimum(at, length + horizon - 1)].transpose(1, 0, 2)
-    return Backtest(origins, tuple(names), np.stack(values), actual, gone, scale_of(panel))
+    return Backtest(origins, tuple(names), np.stack(values), actual, gone, *scale_of(panel))
 
 
-def scale_of(panel: Panel) -> np.ndarray:
-    """(n,) mean absolute seasonal difference, else mean absolute difference, else mean size, else 1."""
-    out = np.full(panel.size, np.nan)
+def scale_of(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) mean absolute seasonal difference, else mean absolute difference, else mean size, else 1; and the root mean squared one over it."""
+    out, root = np.full(panel.size, np.nan), np.ones(panel.size)
     for lag in (panel.season, 1):
         if panel.length > lag:
             apart = np.abs(panel.y[:, lag:] - panel.y[:, :-lag])
             count = np.isfinite(apart).sum(axis=1)
             mean = np.nansum(apart, axis=1) / np.maximum(count, 1)
-            out = np.where(np.isfinite(out), out, np.where((count >= 3) & (mean > 0), mean, np.nan))
+            fits = ~np.isfinite(out) & (count >= 3) & (mean > 0)
+            square = np.sqrt(np.nansum(apart**2, axis=1) / np.maximum(count, 1))
+            out, root = np.where(fits, mean, out), np.where(fits, np.maximum(square / np.where(mean > 0, mean, 1.0), 1.0), root)
     size = np.nanmean(np.abs(panel.y), axis=1)
-    return np.where(np.isfinite(out), out, np.where(size > 0, size, 1.0))
+    return np.where(np.isfinite(out), out, np.where(size > 0, size, 1.0)), root
 
 
 def _boost(panel: Panel, masked: np.ndarray, shut: np.ndarray, fitted: np.ndarray, asked: np.ndarray, hints: np.ndarray, place: dict[int, int],
