@@ -1,0 +1,292 @@
+"""From a panel to forecasts: candidates, rolling-origin backtests, combination, intervals.
+
+Everything is chosen inside the history that the panel holds: backtest origins lie before its end, and what a candidate knows at
+an origin is what was known then. Rows after the end are never there, so they can change nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nightmarket import log as logs
+from nightmarket.forecast import arima, boosted, combining, intermittent, intervals, regression, smoothing
+from nightmarket.forecast.closed import closed
+from nightmarket.forecast.diagnosis import Diagnosis, diagnose
+from nightmarket.forecast.series import SEASON, YEAR, Panel
+
+log = logs.logger("forecast")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a budget buys."""
+
+    origins: int
+    """Backtest origins at most."""
+    learner: tuple[int, int, float, int]
+    """Rows, trees, rate, leaves of the boosted model."""
+    losses: int
+    """Boosted models: 1 for absolute loss, 2 for squared loss too."""
+    thorough: bool = False
+    """Whether ARIMA and the network run."""
+
+
+BUDGETS = {
+    "fast": Budget(6, (60_000, 120, 0.07, 15), 1),
+    "balanced": Budget(8, (120_000, 300, 0.03, 15), 2),
+    "best": Budget(10, (400_000, 600, 0.02, 31), 2, thorough=True),
+}
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """What each candidate forecast at past origins, and what happened."""
+
+    origins: np.ndarray
+    """(o,) periods known at each, ascending; the last one is the end of history."""
+    names: tuple[str, ...]
+    """Candidates."""
+    forecasts: np.ndarray
+    """(candidates, o, n, H); NaN where a candidate does not apply. The last origin's are the forecasts proper."""
+    actual: np.ndarray
+    """(o, n, H) y; NaN where unknown and at the last origin."""
+    shut: np.ndarray
+    """(o, n, H) bool: closed days."""
+    scale: np.ndarray
+    """(n,) mean absolute seasonal difference of history: what errors are divided by."""
+    root: np.ndarray
+    """(n,) root mean squared seasonal difference over `scale`, 1 at least."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecasts of a panel."""
+
+    mean: np.ndarray
+    """(n, H) point forecasts."""
+    bounds: dict[int, tuple[np.ndarray, np.ndarray]]
+    """Level in percent → (n, H) lower and upper."""
+    model: tuple[str, ...]
+    """(n,) what each was made of."""
+    diagnosis: Diagnosis
+    combined: np.ndarray
+    """(o, n, H) the combination at every backtest origin; the last is `mean`."""
+    backtest: Backtest
+    weights: np.ndarray
+    """(n, candidates)."""
+
+
+def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "balanced", seed: int = 17) -> Forecast:
+    """Point forecasts and central intervals of every series, `panel.horizon` periods ahead."""
+    shut = closed(panel)
+    found = diagnose(panel, shut)
+    plan = BUDGETS[budget]
+    with logs.stage(log, "backtest", series=panel.size) as told:
+        test = backtest(panel, shut, found, plan, seed)
+        told["origins"], told["candidates"] = len(test.origins) - 1, ",".join(test.names)
+    weights = combining.weights(test, found.rare)
+    combined = combining.combine(test, weights)  # (o, n, H)
+    nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
+    combined = np.where(test.shut, 0.0, combined)
+    combined = np.where(nonnegative[None, :, None], np.maximum(combined, 0.0), combined)
+    idle = ~np.any(np.nan_to_num(panel.y) != 0, axis=1)  # never sold anything: nothing to forecast from
+    combined[-1, idle] = 0.0
+    mean, bounds = combined[-1], intervals.conformal(test, combined, levels, nonnegative)
+    bounds = {level: (np.where(idle[:, None], 0.0, low), np.where(idle[:, None], 0.0, high)) for level, (low, high) in bounds.items()}
+    return Forecast(mean, bounds, _said(test.names, weights, idle), found, combined, test, weights)
+
+
+def fallback(panel: Panel, levels: tuple[int, ...] = (80, 95)) -> Forecast:
+    """Seasonal naive with intervals as wide as seasons differ: for series that nothing else can be done with."""
+    shut = closed(panel)
+    end = np.array([panel.length], np.int64)
+    made = _naive(panel, np.where(shut[:, : panel.length], np.nan, panel.y), end)
+    gone = shut[None, :, panel.length :]
+    test = Backtest(end, ("seasonal_naive",), made[None], np.full_like(made, np.nan), gone, *scale_of(panel))
+    combined = np.where(gone, 0.0, made)
+    nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
+    bounds = intervals.conformal(test, combined, levels, nonnegative)
+    return Forecast(combined[-1], bounds, ("seasonal_naive",) * panel.size, diagnose(panel, shut), combined, test, np.ones((panel.size, 1)))
+
+
+def _said(names: tuple[str, ...], weights: np.ndarray, idle: np.ndarray) -> tuple[str, ...]:
+    out = []
+    for w, nothing in zip(weights, idle, strict=True):
+        order = [i for i in np.argsort(-w, kind="stable") if w[i] >= 0.05]
+        out.append("zero" if nothing else " + ".join(names[i] for i in order) if order else names[int(np.argmax(w))])
+    return tuple(out)
+
+
+def origins_of(panel: Panel, most: int) -> np.ndarray:
+    """Backtest origins and the end: a part of a season or horizon apart, so long as half of the history lies before the first."""
+    horizon, length = panel.horizon, panel.length
+    typical = int(np.median(panel.lengths()))
+    apart = max(1, horizon // 3)
+    if panel.freq == "D" and apart > 3:
+        apart = max(7, apart // 7 * 7) + 1  # origins on all weekdays
+    room = typical - horizon - max(4, min(typical // 2, 2 * SEASON[panel.freq]))
+    count = int(np.clip(room // apart + 1, 0, most)) if room >= 0 else 0
+    return np.array([length - horizon - apart * k for k in range(count - 1, -1, -1)] + [length], np.int64)
+
+
+def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, seed: int) -> Backtest:
+    """Every candidate at every origin."""
+    n, horizon, length = panel.size, panel.horizon, panel.length
+    season = SEASON[panel.freq]
+    masked = np.where(shut[:, :length], np.nan, panel.y)
+    origins = origins_of(panel, plan.origins)
+    apart = max(1, horizon // 6)
+    first = origins[0] if len(origins) > 1 else length
+    training = np.array(sorted(set(range(first - horizon, max(2 * season, 8), -apart))), np.int64)[-60:]
+    late = np.array(sorted(set(range(length - horizon, max(2 * season, 8), -apart))), np.int64)[-60:]
+    every = np.unique(np.concatenate([training, late, origins]))
+    statistical = _statistical(panel, masked, found, every, origins)
+    place = {int(o): i for i, o in enumerate(every)}
+    names, values = list(statistical), [statistical[k][[place[int(o)] for o in origins]] for k in statistical]
+    learner = boosted.Learner(*plan.learner, seed=seed)
+    if len(training) >= 4 and np.isfinite(masked).sum() >= 200:
+        hints = np.stack([statistical[k] for k in statistical], -1)  # (every, n, H, m)
+        for name, objective in (("boosted", "regression_l1"), ("boosted_mean", "regression"))[: plan.losses]:
+            made = np.full((len(origins), n, horizon), np.nan)
+            # the model that is judged has seen nothing after the first backtest origin
+            for fitted, asked in ((training, origins[:-1]), (late, origins[-1:])):
+                if len(asked):
+                    made[[list(origins).index(o) for o in asked]] = _boost(panel, masked, shut, fitted, asked, hints, place, learner, objective)
+            names.append(name)
+            values.append(made)
+    if plan.thorough:
+        if n <= arima.MOST:
+            names.append("arima")
+            values.append(arima.forecasts(panel, masked, origins))
+        if len(training) >= 8 and np.isfinite(masked).sum() >= 2000:
+            names.append("network")
+            values.append(_network(panel, masked, shut, training, late, origins, seed))
+    at = origins[:, None] + np.arange(horizon)[None, :]
+    inside = at < length
+    actual = np.where(inside[:, None, :], panel.y[:, np.minimum(at, length - 1)].transpose(1, 0, 2), np.nan)
+    gone = shut[:, np.minimum(at, length + horizon - 1)].transpose(1, 0, 2)
+    return Backtest(origins, tuple(names), np.stack(values), actual, gone, *scale_of(panel))
+
+
+def scale_of(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) mean absolute seasonal difference, else mean absolute difference, else mean size, else 1; and the root mean squared one over it."""
+    out, root = np.full(panel.size, np.nan), np.ones(panel.size)
+    for lag in (panel.season, 1):
+        if panel.length > lag:
+            apart = np.abs(panel.y[:, lag:] - panel.y[:, :-lag])
+            count = np.isfinite(apart).sum(axis=1)
+            mean = np.nansum(apart, axis=1) / np.maximum(count, 1)
+            fits = ~np.isfinite(out) & (count >= 3) & (mean > 0)
+            square = np.sqrt(np.nansum(apart**2, axis=1) / np.maximum(count, 1))
+            out, root = np.where(fits, mean, out), np.where(fits, np.maximum(square / np.where(mean > 0, mean, 1.0), 1.0), root)
+    size = np.nanmean(np.abs(panel.y), axis=1)
+    return np.where(np.isfinite(out), out, np.where(size > 0, size, 1.0)), root
+
+
+def _boost(panel: Panel, masked: np.ndarray, shut: np.ndarray, fitted: np.ndarray, asked: np.ndarray, hints: np.ndarray, place: dict[int, int],
+           learner: boosted.Learner, objective: str) -> np.ndarray:
+    steps = np.arange(1, panel.horizon + 1)
+    per = -(-len(fitted) * panel.size * len(steps) // (2 * learner.rows)) if learner.rows else 1
+    chosen = steps if per <= 1 else steps[:: per]
+    until = int(fitted[-1]) + panel.horizon
+    seen = np.where(np.arange(masked.shape[1]) < until, masked, np.nan)
+    train = boosted.rows(panel, seen, shut, fitted, hints[[place[int(o)] for o in fitted]][:, :, chosen - 1], chosen)
+    model = boosted.fit(train, learner, objective=objective)
+    test = boosted.rows(panel, masked, shut, asked, hints[[place[int(o)] for o in asked]], steps)
+    return boosted.predict(model, test).reshape(len(asked), panel.size, panel.horizon)
+
+
+def _network(panel: Panel, masked: np.ndarray, shut: np.ndarray, training: np.ndarray, late: np.ndarray, origins: np.ndarray, seed: int) -> np.ndarray:
+    """(origins, n, H) medians of the network, learnt before the first backtest origin and again from all history."""
+    from nightmarket.forecast import network
+
+    shape = network.shape_of(panel)
+    out = np.full((len(origins), panel.size, panel.horizon), np.nan)
+    for fitted, asked in ((training, origins[:-1]), (late, origins[-1:])):
+        fitted = fitted[fitted >= shape.lookback]
+        if not len(asked) or not len(fitted):
+            continue
+        until = int(fitted[-1]) + panel.horizon
+        seen = np.where(np.arange(masked.shape[1]) < until, masked, np.nan)
+        model = network.fit(network.windows(panel, seen, shut, fitted, shape), shape, seed)
+        made = network.predict(model, network.windows(panel, masked, shut, asked, shape))[:, :, network.QUANTILES.index(0.5)]
+        out[[list(origins).index(o) for o in asked]] = made.reshape(len(asked), panel.size, panel.horizon)
+    return out
+
+
+def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.ndarray, origins: np.ndarray) -> dict[str, np.ndarray]:
+    """name → (every, n, H) forecasts at each origin, from what was known there."""
+    n, horizon, length = panel.size, panel.horizon, panel.length
+    season = SEASON[panel.freq]
+    out = {"seasonal_naive": _naive(panel, masked, every)}
+    size = np.nanmean(np.abs(masked), axis=1, keepdims=True)
+    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+    positive = np.nanmin(np.where(np.isfinite(masked), masked, np.inf), axis=1) > 0
+    short = season if panel.lengths().max() >= 2.5 * season else 1
+    design = regression.design(panel)
+    first = int(origins[0])
+    logged = np.where(positive[:, None], np.log(np.where(masked > 0, masked, 1.0)), np.nan)
+    scaled = masked / size
+    z = np.where(positive[:, None], np.where(np.isfinite(masked), logged, np.nan), scaled)
+    # effects learnt before the first backtest origin judge, effects of all history forecast
+    views: list[tuple[np.ndarray, np.ndarray]] = []
+    for until, mine in ((first, every < length), (length, every == length)):
+        if first == length and until == first and not mine.any():
+            continue
+        coefficients = regression.fit(design.x[:, :until], z[:, :until], 2 * YEAR[panel.freq])
+        views.append((coefficients, mine))
+    trends = panel.freq != "D"
+    for name, logs_too, adjusted in (("smoothing", False, False), ("smoothing_log", True, False), ("regression", None, True)):
+        if logs_too and not positive.any():
+            continue
+        if adjusted:
+            made = np.full((len(every), n, horizon), np.nan)
+            for coefficients, mine in views:
+                effect = regression.predict(design.x[:, :, 2:], coefficients[:, 2:])
+                paths = _bank(z - effect[:, :length], 1, trends, every[mine], horizon)
+                at = every[mine][:, None] + np.arange(horizon)[None, :]
+                made[mine] = paths + effect[:, at].transpose(1, 0, 2)
+            made = np.where(positive[None, :, None], np.exp(np.minimum(made, 50.0)), made * size[None])
+        elif logs_too:
+            made = np.exp(np.minimum(_bank(logged, short, trends, every, horizon), 50.0))
+        else:
+            made = _bank(scaled, short, trends, every, horizon) * size[None]
+        out[name] = made
+    if found.rare.any():
+        rows = np.flatnonzero(found.rare)
+        for name, method in (("croston_sba", intermittent.croston_sba), ("tsb", intermittent.tsb), ("adida", intermittent.adida)):
+            made = np.full((len(every), n, horizon), np.nan)
+            made[:, rows] = method(masked[rows], every)[:, :, None]
+            out[name] = made
+    return out
+
+
+def _bank(z: np.ndarray, season: int, trends: bool, every: np.ndarray, horizon: int) -> np.ndarray:
+    """(every, n, H): the bank's members averaged by their errors over the whole horizon at the origins before."""
+    settings = smoothing.bank(season, trends)
+    out = np.empty((len(every), len(z), horizon))
+    block = max(1, 40_000_000 // (len(settings) * len(every) * horizon))
+    for low in range(0, len(z), block):
+        part = z[low : low + block]
+        paths = smoothing.run(part, season, settings, every, horizon).values
+        out[:, low : low + block] = combining.sequential(paths, part, every, horizon)
+    return out
+
+
+def _naive(panel: Panel, masked: np.ndarray, every: np.ndarray) -> np.ndarray:
+    """Seasonal naive: the newest known value of the same season, else the mean so far."""
+    n, horizon, season = panel.size, panel.horizon, SEASON[panel.freq]
+    out = np.full((len(every), n, horizon), np.nan)
+    for i, o in enumerate(every):
+        past = masked[:, :o]
+        mean = np.nansum(past, axis=1) / np.maximum(np.isfinite(past).sum(axis=1), 1)
+        for step in range(horizon):
+            value = np.full(n, np.nan)
+            for back in range(1, 4):
+                column = o + step - season * (-(-(step + 1) // season) + back - 1)
+                if column >= 0:
+                    value = np.where(np.isfinite(value), value, past[:, column])
+            out[i, :, step] = np.where(np.isfinite(value), value, mean)
+    return out

@@ -1,0 +1,135 @@
+"""Forecasts as a whole: nothing from the future, coverage, weights, what a failing series does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nightmarket.forecast import forecaster, spread
+from nightmarket.forecast.closed import closed
+from nightmarket.forecast.diagnosis import diagnose
+from nightmarket.forecast.forecaster import BUDGETS, Forecast, backtest, forecast
+from nightmarket.forecast.series import Panel, read_panel, step
+
+
+def table(y: np.ndarray, start: str = "2024-01-01") -> pa.Table:
+    n, length = y.shape
+    dates = np.datetime64(start, "D") + np.arange(length)
+    return pa.table({"series_id": np.repeat([f"s{i:02d}" for i in range(n)], length), "ds": pa.array(np.tile(dates, n)), "y": y.ravel()})
+
+
+def shop(n: int = 12, length: int = 160, seed: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    profile = np.array([1.0, 0.9, 1.0, 1.1, 1.3, 1.6, 0.7])
+    level = rng.uniform(5, 60, (n, 1)) * np.exp(np.cumsum(rng.normal(0, 0.02, (n, length)), axis=1))
+    return np.round(rng.poisson(level * profile[np.arange(length) % 7]), 0).astype(float)
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Panel, Forecast]:
+    panel, _ = read_panel(table(shop()), "D", 7)
+    return panel, forecast(panel, budget="fast")
+
+
+@settings(max_examples=5)
+@given(back=st.integers(1, 30), noise=st.integers(0, 10_000))
+def test_rows_after_the_origin_change_nothing(back: int, noise: int) -> None:
+    y = shop(4, 90)
+    later = y.copy()
+    later[:, 90 - back :] = np.random.default_rng(noise).integers(0, 1000, (4, back))
+    whole, _ = read_panel(table(later), "D", 5)
+    cut, _ = read_panel(table(y[:, : 90 - back]), "D", 5)
+    assert (whole.cut(back).ends == cut.ends).all()
+    one, two = forecast(whole.cut(back), budget="fast"), forecast(cut, budget="fast")
+    assert np.array_equal(one.mean, two.mean) and np.array_equal(one.bounds[95][1], two.bounds[95][1])
+
+
+def test_a_backtest_knows_only_what_was_known() -> None:
+    y = shop()
+    later = y.copy()
+    panel, _ = read_panel(table(y), "D", 7)
+    plan = BUDGETS["fast"]
+    first = int(forecaster.origins_of(panel, plan.origins)[0])
+    later[:, first:] = np.random.default_rng(0).integers(1, 500, later[:, first:].shape)
+    other, _ = read_panel(table(later), "D", 7)
+    found = diagnose(panel)
+    one, two = (backtest(p, closed(p), found, plan, 17) for p in (panel, other))
+    assert one.names == two.names and "boosted" in one.names
+    for name, a, b in zip(one.names, one.forecasts[:, 0], two.forecasts[:, 0], strict=True):
+        assert np.allclose(a, b, rtol=1e-6, equal_nan=True), name
+
+
+def test_weights_sum_to_one_and_the_combination_beats_the_naive(made: tuple[Panel, Forecast]) -> None:
+    _, f = made
+    assert np.allclose(f.weights.sum(axis=1), 1.0) and (f.weights >= 0).all()
+    test = f.backtest
+    naive = np.abs(test.actual[:-1] - test.forecasts[test.names.index("seasonal_naive"), :-1])
+    assert np.nanmean(np.abs(test.actual[:-1] - f.combined[:-1])) < 0.9 * np.nanmean(naive)
+
+
+def test_intervals_cover_what_they_claim_on_what_follows() -> None:
+    y = shop(60, 300, seed=8)
+    panel, _ = read_panel(table(y[:, :-7]), "D", 7)
+    f = forecast(panel, (50, 80, 95), "fast")
+    truth = y[:, -7:]
+    for level, slack in ((50, 0.12), (80, 0.08), (95, 0.05)):
+        low, high = f.bounds[level]
+        assert abs(((truth >= low) & (truth <= high)).mean() - level / 100) < slack
+    assert (f.bounds[95][0] <= f.bounds[80][0]).all() and (f.bounds[50][1] <= f.bounds[80][1]).all()
+    assert f.bounds[95][0].min() >= 0
+
+
+def test_series_of_other_ends_go_on_from_their_own() -> None:
+    y = shop(2, 60)
+    one = table(y)
+    kept = one.filter(pa.array([not (s == "s01" and i >= 115) for i, s in enumerate(one["series_id"].to_pylist())]))
+    panel, _ = read_panel(kept, "D", 3)
+    assert [str(d) for d in panel.ends] == ["2024-02-29", "2024-02-24"]
+    assert str(panel.dates()[1, -1]) == "2024-02-27" and panel.y[1, -1] == y[1, 54]
+
+
+def test_steps_of_months_keep_the_first() -> None:
+    assert step(np.array(["2024-01-01"], "M8[D]"), np.array([1, 13]), "MS").astype(str).tolist() == ["2024-02-01", "2025-02-01"]
+
+
+def test_one_failing_series_is_quarantined_and_the_rest_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel, _ = read_panel(table(shop(5, 60)), "D", 7)
+    real = spread.forecast
+
+    def breaks(part: Panel, levels: tuple[int, ...], budget: str, seed: int) -> Forecast:
+        if "s03" in part.ids:
+            raise ValueError("no such thing")
+        return real(part, levels, budget, seed)
+
+    monkeypatch.setattr(spread, "forecast", breaks)
+    parts = list(spread.forecast_chunks(panel, (80, 95), "fast", 17))
+    assert sorted(i for p in parts for i in p.panel.ids) == list(panel.ids)
+    bad = [q for p in parts for q in p.quarantined]
+    assert [(q.series_id, q.reason) for q in bad] == [("s03", "ValueError: no such thing")]
+    (last,) = [p for p in parts if p.quarantined]
+    assert last.made.model == ("seasonal_naive",) and np.array_equal(last.made.mean[0], panel.y[3, -7:])
+
+
+def test_chunks_take_every_series_once() -> None:
+    panel, _ = read_panel(table(shop(7, 30)), "D", 2)
+    rows = spread.chunks(panel, 3)
+    assert sorted(np.concatenate(rows)) == list(range(7)) and max(map(len, rows)) <= 3
+
+
+@pytest.fixture(scope="module")
+def best() -> Iterator[tuple[Panel, Forecast]]:
+    panel, _ = read_panel(table(shop(14, 200)), "D", 7)
+    yield panel, forecast(panel, budget="best")
+
+
+@pytest.mark.tensorflow
+def test_the_best_budget_has_arima_and_the_network(best: tuple[Panel, Forecast]) -> None:
+    _, f = best
+    assert {"arima", "network", "boosted", "boosted_mean"} <= set(f.backtest.names)
+    for name in ("arima", "network"):
+        assert np.isfinite(f.backtest.forecasts[f.backtest.names.index(name)]).all()

@@ -1,0 +1,203 @@
+"""Candidates against hand calculations and independent implementations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nightmarket.forecast import boosted, combining, intermittent, regression, smoothing
+from nightmarket.forecast.closed import closed
+from nightmarket.forecast.diagnosis import decompose, diagnose
+from nightmarket.forecast.series import Freq, Panel
+
+RNG = np.random.default_rng(5)
+
+
+def panel_of(y: np.ndarray, freq: Freq = "D", horizon: int = 7, end: str = "2024-06-30", known: np.ndarray | None = None, names: tuple[str, ...] = ()) -> Panel:
+    y = np.atleast_2d(np.asarray(y, float))
+    known = np.zeros((len(y), y.shape[1] + horizon, 0)) if known is None else known
+    return Panel(tuple(f"s{i}" for i in range(len(y))), freq, np.full(len(y), np.datetime64(end, "D")), y, known, names, (False,) * len(names))
+
+
+def test_simple_smoothing_is_its_recursion() -> None:
+    y = RNG.normal(10, 2, (3, 30))
+    paths = smoothing.run(y, 1, (smoothing.Setting(0.3, 0.0),), np.array([20, 30]), 4)
+    for row, made in zip(y, paths.values[:, 0], strict=True):
+        level = row[:8].mean()  # where the bank starts: the mean of the first eight
+        levels = []
+        for value in row:
+            level += 0.3 * (value - level)
+            levels.append(level)
+        assert np.allclose(made[0], levels[19]) and np.allclose(made[1], levels[29])
+
+
+def test_holt_winters_is_that_of_statsmodels() -> None:
+    from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+
+    season, alpha, beta, gamma, phi = 4, 0.3, 0.2, 0.1, 0.9
+    y = 50 + np.tile([5.0, -3.0, 1.0, -3.0], 12) + RNG.normal(0, 1, 48)
+    start, seasons = smoothing._initial(y[None], np.array([0]), season)
+    made = smoothing.run(y[None], season, (smoothing.Setting(alpha, gamma, beta, phi),), np.array([48]), 6).values[0, 0, 0]
+    model = ETSModel(y, error="add", trend="add", damped_trend=True, seasonal="add", seasonal_periods=season, initialization_method="known",
+                     initial_level=start[0], initial_trend=0.0, initial_seasonal=seasons[0])
+    # ETS(A,Ad,A): its parameters are alpha, alpha beta*, (1 - alpha) gamma
+    fitted = model.smooth([alpha, alpha * beta, (1 - alpha) * gamma, phi])
+    assert np.allclose(made, fitted.forecast(6), atol=1e-8)
+
+
+def test_an_unknown_value_leaves_the_level() -> None:
+    y = np.array([[4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, np.nan, np.nan]])
+    assert np.allclose(smoothing.run(y, 1, (smoothing.Setting(0.5, 0.0),), np.array([10]), 3).values, 4.0)
+
+
+def test_a_series_that_has_not_begun_has_no_forecast() -> None:
+    y = np.array([[np.nan, np.nan, 3.0, 3.0]])
+    made = smoothing.run(y, 1, (smoothing.Setting(0.5, 0.0),), np.array([1, 4]), 2).values
+    assert np.isnan(made[0, 0, 0]).all() and np.allclose(made[0, 0, 1], 3.0)
+
+
+def test_drift_follows_the_trend_line() -> None:
+    y = np.arange(40.0)[None]
+    whole, half = (smoothing.run(y, 1, (smoothing.Setting(0.9, 0.0, drift=d),), np.array([40]), 5).values[0, 0, 0] for d in (1.0, 0.5))
+    assert np.allclose(np.diff(whole), 1.0) and np.allclose(np.diff(half), 0.5)
+
+
+def test_croston_and_tsb_are_those_of_statsforecast() -> None:
+    from statsforecast.models import TSB, CrostonClassic
+
+    y = np.where(RNG.random((4, 80)) < 0.25, RNG.integers(1, 9, (4, 80)), 0).astype(float)
+    y[:, 0] = 3.0
+    end = np.array([80])
+    for row in range(4):
+        theirs = CrostonClassic().forecast(y[row], h=1)["mean"][0]
+        ours = intermittent._croston(y[row][None], end, 0.1)[0, 0] / (1 - 0.1 / 2)
+        assert ours == pytest.approx(theirs, rel=1e-6)
+        theirs = TSB(alpha_d=0.1, alpha_p=0.2).forecast(y[row], h=1)["mean"][0]
+        # ours starts the chance of selling at a half, theirs at 1: after 80 periods the start is forgotten
+        assert intermittent._tsb(y[row][None], end, 0.1, 0.2)[0, 0] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_adida_of_a_regular_series_is_its_mean() -> None:
+    y = np.tile([0.0, 0.0, 6.0], 20)[None]
+    assert intermittent.adida(y, np.array([60]))[0, 0] == pytest.approx(2.0)
+
+
+def test_regression_of_one_series_is_least_squares() -> None:
+    x = np.concatenate([np.ones((1, 200, 1)), RNG.normal(0, 1, (1, 200, 4))], axis=2)
+    beta = np.array([3.0, 0.5, -2.0, 1.0, 0.0])
+    z = x @ beta + RNG.normal(0, 0.1, (1, 200))
+    found = regression.fit(x, z, half_life=1e9)
+    assert np.allclose(found[0], np.linalg.lstsq(x[0], z[0], rcond=None)[0], atol=0.05)
+
+
+def test_a_short_series_borrows_the_profile_of_the_others() -> None:
+    weekday = np.arange(210) % 7
+    profile = np.array([3.0, 1.0, 0.0, 0.0, 1.0, -2.0, -3.0])
+    y = 10 + profile[weekday][None, :] + RNG.normal(0, 2.0, (30, 210))
+    y[0, :-12] = np.nan
+    panel = panel_of(y)
+    beta = regression.fit(regression.design(panel).x[:, :210], y, 700.0)
+    made = regression.predict(regression.design(panel).x[:1, 210:, 2:], beta[:1, 2:])[0]
+    alone = regression.fit(regression.design(panel).x[:1, :210], y[:1], 700.0)
+    lonely = regression.predict(regression.design(panel).x[:1, 210:, 2:], alone[:, 2:])[0]
+    truth = profile[(210 + np.arange(7)) % 7] - profile.mean()
+    assert np.abs(made - made.mean() - truth).mean() < 0.5 * np.abs(lonely - lonely.mean() - truth).mean()
+
+
+def test_trading_days_count_weekends() -> None:
+    months = np.array([["2023-01-01", "2023-02-01", "2024-02-01"]], "M8[D]")  # 5 + 4, 4 + 4 and 4 + 4 weekend days
+    weekend, leap = regression.trading_days(months)
+    assert np.allclose(weekend[0] * 30, [9 - 62 / 7, 8 - 8, 8 - 58 / 7])
+    assert np.allclose(leap[0] * 30, [0, -0.25, 0.75])
+
+
+def test_members_are_weighed_by_errors_known_at_the_origin() -> None:
+    y = np.zeros((1, 12))
+    paths = np.stack([np.zeros((1, 3, 2)), np.ones((1, 3, 2))], axis=1)  # a perfect member and one that is always 1 off
+    made = combining.sequential(paths, y, np.array([6, 7, 10]), 2)
+    assert np.allclose(made[0], 0.5) and np.allclose(made[1], 0.5)  # no error is complete before 8
+    assert (made[2] < 1e-3).all()
+
+
+def test_closed_days_are_told_from_the_data() -> None:
+    panel = panel_of(RNG.integers(1, 9, (6, 140)).astype(float), end="2024-06-30")
+    weekday = (panel.dates().astype(np.int64) + 3) % 7
+    y = np.where(weekday[:, :140] == 5, 0.0, panel.y)
+    y[:, 60] = 0.0  # a day on which nobody sold
+    shut = closed(panel_of(y, end="2024-06-30"))
+    assert (shut[:, :140][weekday[:, :140] == 5]).all() and (shut[:, 140:] == (weekday[:, 140:] == 5)).all()
+    assert shut[:, 60].all() and shut[:, :140].sum() == (weekday[:, :140] == 5).sum() + 6 * (weekday[0, 60] != 5)
+
+
+def test_a_column_that_says_closed_is_believed() -> None:
+    rng = np.random.default_rng(0)
+    opened = (rng.random((5, 107)) > 0.2).astype(float)
+    y = np.where(opened[:, :100] > 0, rng.integers(5, 9, (5, 100)), 0)
+    shut = closed(panel_of(y, horizon=7, known=opened[:, :, None], names=("open",)))
+    assert (shut == (opened == 0)).all()
+
+
+def test_rare_sales_are_not_closed_days() -> None:
+    y = (np.random.default_rng(1).random((1, 200)) < 0.05).astype(float)
+    assert not closed(panel_of(y)).any()
+
+
+def test_diagnosis_of_each_kind() -> None:
+    t = 200
+    y = np.zeros((5, t))
+    y[0] = 10 + RNG.normal(0, 1, t)
+    y[1, ::4] = 5.0
+    y[2] = np.exp(RNG.normal(0, 1.2, t))
+    y[3, ::3] = np.exp(RNG.normal(0, 1.2, len(y[3, ::3])))
+    found = diagnose(panel_of(y, "MS"))
+    assert found.kind == ("smooth", "intermittent", "erratic", "lumpy", "empty")
+    assert found.interval[1] == pytest.approx(4.0) and found.interval[4] == np.inf and found.variation[1] == pytest.approx(0.0)
+
+
+def test_a_break_and_outliers_are_found_where_they_are() -> None:
+    y = 100 + RNG.normal(0, 1, (2, 120))
+    y[0, 70:] += 80
+    y[1, [40, 90]] = 500
+    found = diagnose(panel_of(y, "MS"))
+    assert abs(found.breaks[0] - 70) <= 1 and found.breaks[1] == -1 and found.outliers[1] == 2
+
+
+def test_decomposition_adds_up_and_measures_strength() -> None:
+    t = np.arange(140)
+    y = 50 + 0.2 * t + 10 * np.sin(2 * np.pi * t / 7) + RNG.normal(0, 0.5, 140)
+    parts = decompose(np.r_[np.nan, y], "D")
+    assert np.allclose((parts.trend + parts.seasons[7] + parts.remainder)[1:], y)
+    assert parts.season_strength[7] > 0.95 and parts.trend_strength > 0.9
+    with pytest.raises(ValueError, match="more than two seasons of 7"):
+        decompose(y[:10], "D")
+
+
+def test_features_see_nothing_at_or_after_the_origin() -> None:
+    y = RNG.normal(20, 3, (3, 120))
+    panel = panel_of(y)
+    other = y.copy()
+    other[:, 100:] = -1e6
+    origins, steps = np.array([90, 100]), np.arange(1, 8)
+    hints = np.zeros((2, 3, 7, 1))
+    shut = np.zeros((3, 127), bool)
+    one = boosted.rows(panel, y, shut, origins, hints, steps)
+    two = boosted.rows(panel_of(other), other, shut, origins, hints, steps)
+    assert np.array_equal(one.x, two.x, equal_nan=True) and np.array_equal(one.level, two.level)
+    assert one.x.shape == (2 * 3 * 7, len(one.names))
+
+
+@pytest.mark.tensorflow
+def test_the_network_learns_a_weekly_profile() -> None:
+    from nightmarket.forecast import network
+
+    profile = np.array([9.0, 4.0, 4.0, 5.0, 6.0, 12.0, 14.0])
+    levels = np.linspace(1.0, 3.0, 12)[:, None]
+    y = levels * profile[np.arange(200) % 7][None, :] * (1 + 0.02 * RNG.normal(0, 1, (12, 200)))
+    panel = panel_of(y)
+    shut = np.zeros((12, 207), bool)
+    shape = network.shape_of(panel)
+    model = network.fit(network.windows(panel, y, shut, np.arange(60, 193, 3), shape), shape, seed=1, epochs=15)
+    made = network.predict(model, network.windows(panel, y, shut, np.array([200]), shape))
+    truth = levels * profile[(200 + np.arange(7)) % 7][None, :]
+    assert (np.diff(made, axis=2) >= 0).all()
+    assert np.abs(made[:, :, 1] - truth).mean() < 0.1 * truth.mean()
