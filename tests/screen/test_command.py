@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +227,7 @@ def test_labels_of_other_meanings_are_named(shop: pd.DataFrame) -> None:
     train, new = halves(shop)
     with pytest.raises(UsageError, match="--train column amount: a label is 1 for suspicious"):
         judged(train, new, label="amount")
-    with pytest.raises(UsageError, match="--train column country: label 'DE' says neither fraud nor not"):
+    with pytest.raises(UsageError, match="--train column country: label '..' says neither fraud nor not"):
         judged(train, new, label="country")
     words = judged(train.assign(is_fraud=train["is_fraud"].map({0: "legit", 1: "FRAUD"})), new.drop(columns="is_fraud")).table
     assert words["score"].equals(judged(train, new.drop(columns="is_fraud")).table["score"])
@@ -249,13 +248,11 @@ def reviews() -> pd.DataFrame:
 def test_emoji_control_characters_and_a_million_characters(reviews: pd.DataFrame) -> None:
     train, new = reviews.iloc[:200], reviews.iloc[200:].reset_index(drop=True).drop(columns="fake")
     plain = judged(train, new, text=["review"], timestamp="posted_at")
-    new.loc[0, "review"] = "🤩🤩🤩 \x00\x1b[31m\u202e 最高のホテル！ ممتاز"
-    new.loc[1, "review"] = "word " * 200_000
-    new.loc[2, "review"] = ""
-    new.loc[3, "review"] = None
+    odd = ["🤩🤩🤩 \x00\x1b[31m\u202e 最高のホテル！ ممتاز", "word " * 200_000, "", None]
+    new.loc[96:, "review"] = pd.Series(odd, index=range(96, 100))
     made = judged(train, new, text=["review"], timestamp="posted_at")
     assert made.summary["mended"] == {"texts of review longer than 20,000 characters, read to there": 1}
-    assert made.table["score"].to_pylist()[4:50] == plain.table["score"].to_pylist()[4:50]
+    assert made.table["score"].to_pylist()[:96] == plain.table["score"].to_pylist()[:96]
 
 
 def test_reviews_without_labels_or_times(reviews: pd.DataFrame) -> None:
@@ -269,7 +266,6 @@ def test_reviews_without_labels_or_times(reviews: pd.DataFrame) -> None:
 def test_order_and_the_future_change_no_score(shop: pd.DataFrame, change: str) -> None:
     train, new = halves(shop.iloc[::2])
     plain = judged(train, new.drop(columns="is_fraud")).table.to_pandas().set_index("id")["score"]
-    other: Callable[[pd.DataFrame], pd.DataFrame] = lambda f: f  # noqa: E731
     rng = np.random.default_rng(8)
     later = shop.iloc[1::9].assign(paid_at=lambda f: f["paid_at"] + pd.Timedelta("58D"), card_id=3, amount=1e7, terminal_id="new one",
                                    payment_id=lambda f: "x" + f["payment_id"])
@@ -281,12 +277,8 @@ def test_order_and_the_future_change_no_score(shop: pd.DataFrame, change: str) -
         new = pd.concat([later, new])
     else:
         train = pd.concat([later, train])
-    again = judged(other(train), new.drop(columns="is_fraud"), replace_now()).table.to_pandas().set_index("id")["score"]
+    again = judged(train, new.drop(columns="is_fraud")).table.to_pandas().set_index("id")["score"]
     assert again.loc[plain.index].tolist() == plain.tolist()
-
-
-def replace_now() -> Options:
-    return QUICK
 
 
 def test_labels_that_come_in_among_the_rows_of_new_count_from_then(shop: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ RFM and terminal risk follow Le Borgne et al., "Reproducible Machine Learning fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,8 @@ from nightmarket.screen.table import Rows
 from nightmarket.screen.windows import DAY, NEVER, Fixed, History, Moments, paired
 
 HOUR = DAY // 24
+LABEL_KINDS = ("known_bad", "risk", "days_since_bad", "days_since_good", "days_bad_streak", "bad_streak", "label_age_days")
+"""Kinds of features that know labels."""
 WINDOWS: dict[str, int | None] = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "ever": None}
 AMOUNT_WINDOWS = ("1d", "7d", "30d", "ever")
 RISK_WINDOWS: dict[str, int | None] = {"1d": DAY, "7d": 7 * DAY, "14d": 14 * DAY, "28d": 28 * DAY, "ever": None}
@@ -185,7 +187,7 @@ def _amounts(made: Matrix, rows: Rows, entity: str, number: str, history: Histor
     unit = 2.0 ** (scale.bits - 10)
     small = np.rint(np.clip(np.nan_to_num(values) / unit, -1024, 1024) ** 2 * 2**16).astype(np.int64)
     squares = history.prefix(np.where(there, small, 0))
-    for label in AMOUNT_WINDOWS:
+    for label in reversed(AMOUNT_WINDOWS):
         bounds = history.bounds(WINDOWS[label])
         total, n = history.total(sums, bounds), history.total(known, bounds)
         made.add(f"{entity}.mean.{label}.{number}", scale.floats(total) / np.where(n > 0, n, np.nan))
@@ -197,6 +199,15 @@ def _amounts(made: Matrix, rows: Rows, entity: str, number: str, history: Histor
             spread = (history.total(squares, bounds) - np.where(there, small, 0)) / 2**16 * unit**2 / np.where(others > 0, others, np.nan)
             deviation = np.sqrt(np.maximum(spread - mean**2, 0)) + 0.05 * np.abs(mean) + 1e-9
             made.add(f"{entity}.distance.{number}", np.where(others >= 3, (values - mean) / deviation, np.nan))
+            # a thief's rows must not make a thief's rows usual: rows that were far out at their own moment are no measure for later ones
+            ordinary = there & ~((others >= 3) & (np.abs(values - mean) > 2.5 * np.abs(mean)))
+            usual = history.total(history.prefix(np.where(ordinary, own, 0)), bounds) - np.where(ordinary, own, 0)
+            count = history.total(history.prefix(ordinary.astype(np.int64)), bounds) - ordinary
+            level = scale.floats(usual) / np.where(count > 0, count, np.nan)
+            made.add(f"{entity}.ratio.usual.{number}", values / np.where(np.abs(level) > 1e-12, level, np.nan))
+            second = history.total(history.prefix(np.where(ordinary, small, 0)), bounds) - np.where(ordinary, small, 0)
+            width = np.sqrt(np.maximum(second / 2**16 * unit**2 / np.where(count > 0, count, np.nan) - level**2, 0))
+            made.add(f"{entity}.distance.usual.{number}", np.where(count >= 3, (values - level) / (width + 0.05 * np.abs(level) + 1e-9), np.nan))
         if label == "1d":
             made.add(f"{entity}.sum.1d.{number}", scale.floats(total))
     largest = scale.floats(history.largest(np.where(there, own, NEVER)))
@@ -233,64 +244,96 @@ def blocks(rows: Rows, recipe: Recipe) -> Iterator[tuple[int | None, np.ndarray]
 
 def risk(rows: Rows, recipe: Recipe) -> dict[str, np.ndarray]:
     """What is known of the labels of each row's entities, before its moment."""
-    labelled = ~np.isnan(rows.label)
-    if not labelled.any() or not (rows.label == 1).any():
-        return {}
     made: dict[str, np.ndarray] = {}
-
-    def put(name: str, index: np.ndarray, values: np.ndarray) -> None:
-        made.setdefault(name, np.full(len(rows), np.nan, np.float32))[index] = values
-
-    for start, index in blocks(rows, recipe):
-        asked = rows.times[index]
-        events = np.flatnonzero(labelled & (rows.times < start) if start is not None else labelled)
-        # labels that became known in one moment: in the order of their events, good before bad, whatever the file's order
-        events = events[np.lexsort((rows.label[events], rows.times[events]))]
-        bad = rows.label[events] == 1
+    for put, index, events, start in _views(rows, recipe, made):
+        asked, bad = rows.times[index], rows.label[events] == 1
         if start is not None:
-            put("label_age_days", index, (asked - start) / DAY)
+            put("label_age_days", (asked - start) / DAY)
         moments = Moments(rows.known_at[events], asked)
         everyone = History(np.zeros(len(events), np.int64), moments, np.zeros(len(index), np.int64), strict=True)
         bounds = everyone.bounds(30 * DAY)
         overall = everyone.total(everyone.prefix(bad.astype(np.int64)), bounds) / np.maximum(bounds[1] - bounds[0], 1)
         for entity in recipe.entities:
-            codes = rows.entities[entity]
-            history = History(codes[events], moments, codes[index], strict=True)
+            history = History(rows.entities[entity][events], moments, rows.entities[entity][index], strict=True)
             sums = history.prefix(bad.astype(np.int64))
             for label, window in RISK_WINDOWS.items():
                 bounds = history.bounds(window)
                 known, wrong = bounds[1] - bounds[0], history.total(sums, bounds)
-                put(f"{entity}.known_bad.{label}", index, wrong)
+                put(f"{entity}.known_bad.{label}", wrong)
                 if label != "1d":
-                    put(f"{entity}.risk.{label}", index, (wrong + _SMOOTHING * overall) / (known + _SMOOTHING))
-            _streaks(put, rows, entity, index, events, bad, history)
+                    put(f"{entity}.risk.{label}", (wrong + _SMOOTHING * overall) / (known + _SMOOTHING))
+            for name, chosen in (("bad", bad), ("good", ~bad)):
+                newest = history.newest(rows.times[events], chosen)
+                put(f"{entity}.days_since_{name}", np.where(newest == NEVER, np.nan, (asked - newest) / DAY))
+            since, length = _streak(history, asked, rows.times[events], bad)
+            put(f"{entity}.days_bad_streak", since)
+            put(f"{entity}.bad_streak", length)
     return made
 
 
-def _streaks(put, rows: Rows, entity: str, index: np.ndarray, events: np.ndarray, bad: np.ndarray, history: History) -> None:  # noqa: ANN001
-    """Recency of known good and bad rows, and since when the entity has been bad without a good row between."""
-    asked, happened = rows.times[index], rows.times[events]
-    for name, chosen in (("bad", bad), ("good", ~bad)):
-        newest = history.newest(happened, chosen)
-        put(f"{entity}.days_since_{name}", index, np.where(newest == NEVER, np.nan, (asked - newest) / DAY))
-    order = history.order
-    good_before = np.maximum.accumulate(np.where(~bad[order], np.arange(len(order)), -1)) if len(order) else np.empty(0, np.int64)
-    at = history.last_position()
+def unexplained(rows: Rows, recipe: Recipe, behaviour: np.ndarray) -> Matrix:
+    """What is known of the labels of each row's entities beyond what the rows' own behaviour tells.
+
+    `behaviour` (n,) in [0, 1]: a score of each row that knows no labels of its entities. A known bad row that looked bad says
+    little about its terminal; one that looked good says that something is wrong there.
+    """
+    found: dict[str, np.ndarray] = {}
+    surprise = np.rint((np.nan_to_num(rows.label) - behaviour) * 2**30).astype(np.int64)
+    told = (rows.label == 1) & (behaviour > 0.5)
+    for put, index, events, _ in _views(rows, recipe, found):
+        asked = rows.times[index]
+        moments = Moments(rows.known_at[events], asked)
+        silent = events[~told[events]]
+        quiet = Moments(rows.known_at[silent], asked)
+        for entity in recipe.entities:
+            codes = rows.entities[entity]
+            history = History(codes[events], moments, codes[index], strict=True)
+            sums = history.prefix(surprise[events])
+            for label in ("7d", "14d", "28d"):
+                put(f"{entity}.unexplained.{label}", history.total(sums, history.bounds(RISK_WINDOWS[label])) / 2**30)
+            history = History(codes[silent], quiet, codes[index], strict=True)
+            since, length = _streak(history, asked, rows.times[silent], rows.label[silent] == 1)
+            put(f"{entity}.days_unexplained_streak", since)
+            put(f"{entity}.unexplained_streak", length)
+    made = Matrix()
+    for name, values in found.items():
+        made.add(name, values)
+    return made
+
+
+def _views(rows: Rows, recipe: Recipe, made: dict[str, np.ndarray]) -> Iterator[tuple[Callable[[str, np.ndarray], None], np.ndarray, np.ndarray, int | None]]:
+    """(put, index, events, start) of each block: `put` writes a feature of the rows `index`, which may see the labels of `events`."""
+    labelled = ~np.isnan(rows.label)
+    if not labelled.any() or not (rows.label == 1).any():
+        return
+    for start, index in blocks(rows, recipe):
+        events = np.flatnonzero(labelled & (rows.times < start) if start is not None else labelled)
+        # labels that became known in one moment: in the order of their events, good before bad, whatever the file's order
+        events = events[np.lexsort((rows.label[events], rows.times[events]))]
+
+        def put(name: str, values: np.ndarray, index: np.ndarray = index) -> None:
+            made.setdefault(name, np.full(len(rows), np.nan, np.float32))[index] = values
+
+        yield put, index, events, start
+
+
+def _streak(history: History, asked: np.ndarray, happened: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Since how many days, and for how many known rows, an entity has been bad without a good row between; NaN and 0 where it is not."""
+    order, at = history.order, history.last_position()
     start, _ = history.bounds(None)
-    seen = at >= 0
-    since = np.full(len(index), np.nan)
-    length = np.zeros(len(index))
+    since, length = np.full(len(asked), np.nan), np.zeros(len(asked))
     if len(order):
+        good_before = np.maximum.accumulate(np.where(~bad[order], np.arange(len(order)), -1))
+        seen = at >= 0
         begin = np.maximum(good_before[at[seen]] + 1, start[seen])
         running = begin <= at[seen]
         when = happened[order[np.minimum(begin, len(order) - 1)]]
         since[seen] = np.where(running, (asked[seen] - when) / DAY, np.nan)
         length[seen] = np.where(running, at[seen] - begin + 1, 0)
-    put(f"{entity}.days_bad_streak", index, since)
-    put(f"{entity}.bad_streak", index, length)
+    return since, length
 
 
-def score_windows(rows: Rows, recipe: Recipe, scores: np.ndarray) -> Matrix:
+def score_windows(rows: Rows, recipe: Recipe, scores: np.ndarray, windows: Sequence[str] = tuple(SCORE_WINDOWS)) -> Matrix:
     """Provisional scores (n,) in [0, 1] of the other rows of each entity up to the row's moment: what labels do not tell yet."""
     made = Matrix()
     integers = np.rint(np.clip(np.nan_to_num(scores), 0, 1) * 2**30).astype(np.int64)
@@ -300,17 +343,37 @@ def score_windows(rows: Rows, recipe: Recipe, scores: np.ndarray) -> Matrix:
         history = History(codes, moments, codes)
         sums = history.prefix(integers)
         none = codes < 0
-        for label, window in SCORE_WINDOWS.items():
-            bounds = history.bounds(window)
+        for label in windows:
+            bounds = history.bounds(SCORE_WINDOWS[label])
             total = (history.total(sums, bounds) - integers) / 2**30
             made.add(f"{entity}.suspicion.{label}", np.where(none, np.nan, total))
-        largest = _largest_other(rows, entity, history, integers)
+        largest = History(codes, moments, codes, strict=True).largest(integers)
         made.add(f"{entity}.suspicion.largest", np.where(none | (largest == NEVER), np.nan, largest / 2**30))
     return made
 
 
-def _largest_other(rows: Rows, entity: str, history: History, integers: np.ndarray) -> np.ndarray:
-    """(n,) largest score of the entity's rows strictly before t; NEVER for none."""
-    moments = Moments(rows.times, rows.times)
-    codes = rows.entities[entity]
-    return History(codes, moments, codes, strict=True).largest(integers)
+def kind(name: str) -> str:
+    """What a feature is: `number` for a column as it is, else the kind of history, text or category it tells of."""
+    parts = name.split(".")
+    if parts[0] in ("hour", "weekday", "clock_backwards", "label_age_days", "hours_since", "category"):
+        return parts[0]
+    if parts[0] == "text" and len(parts) > 2:
+        return parts[-1] if parts[-1] in ("copies", "repeats", "links") else "style"
+    return parts[1] if len(parts) > 1 and parts[1] in _KINDS else "number"
+
+
+def family(name: str) -> str:
+    """Features of one family say nearly the same."""
+    parts, what = name.split("."), kind(name)
+    if what not in _KINDS:
+        return name
+    return f"{parts[0]}.{_KINDS[what]}"
+
+
+_KINDS = {
+    "rows": "rows", "velocity": "rows", "hours_since_last": "rows", "days_known": "age", "mean": "amounts", "sum": "amounts", "ratio": "amount",
+    "distance": "amount", "of_largest": "amount", "habit": "habit", "with": "habit", "different": "sharing", "new": "sharing", "group": "sharing",
+    "known_bad": "risk", "risk": "risk", "days_since_bad": "risk", "days_since_good": "risk", "days_bad_streak": "risk", "bad_streak": "risk",
+    "unexplained": "unexplained", "days_unexplained_streak": "unexplained", "unexplained_streak": "unexplained",
+    "suspicion": "suspicion",
+}

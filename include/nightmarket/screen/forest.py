@@ -76,6 +76,7 @@ def _grow(rows: np.ndarray, node: int, level: int, rng: np.random.Generator, fea
         return
     chosen = int(rng.choice(open_))
     at = np.float32(rng.uniform(low[chosen], high[chosen]))
+    at = np.clip(at, np.nextafter(low[chosen], high[chosen]), high[chosen])  # rounding must leave a row on either side
     right = rows[:, chosen] >= at
     feature[node], cut[node] = chosen, at
     _grow(rows[~right], 2 * node + 1, level + 1, rng, feature, cut, depth)

@@ -85,7 +85,8 @@ class Linear:
     bias: float
 
     def log_odds(self, X: np.ndarray) -> np.ndarray:
-        return np.asarray(self._inputs(X) @ self.weights + self.bias)
+        # summed row by row: a matrix product's last bits depend on how many rows there are
+        return np.asarray((self._inputs(X) * self.weights).sum(1) + self.bias)
 
     def _inputs(self, X: np.ndarray) -> np.ndarray:
         return np.hstack([np.clip(_levelled(X, self.centre, self.spread), -4, 4), ~np.isfinite(X)])

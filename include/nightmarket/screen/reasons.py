@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nightmarket.screen.features import family
+
 _SPAN = {"1h": "in an hour", "1d": "in a day", "3d": "in 3 days", "7d": "in 7 days", "14d": "in 14 days", "28d": "in 28 days",
          "30d": "in 30 days", "ever": "so far"}
 _STYLE = {
@@ -64,9 +66,9 @@ def _entity(parts: list[str], value: float) -> str | None:
         case "sum":
             return f"{number} of this {entity} {span} sums to {value:,.2f}"
         case "ratio":
-            return f"{number} is {value:,.1f} times what is usual for this {entity}"
+            return f"{rest[-1]} is {value:,.1f} times what is usual for this {entity}"
         case "distance":
-            return f"{rest[0]} lies {value:,.1f} deviations from this {entity}'s habit"
+            return f"{rest[-1]} lies {value:,.1f} deviations from this {entity}'s habit"
         case "of_largest":
             return f"{rest[0]} is {value:,.2f} of the largest of this {entity}"
         case "habit":
@@ -89,6 +91,12 @@ def _entity(parts: list[str], value: float) -> str | None:
             return f"{entity} known bad without a good row for {value:.1f} days"
         case "bad_streak":
             return f"the last {value:.0f} known rows of this {entity} are bad"
+        case "unexplained":
+            return f"{value:+.1f} bad rows of this {entity} {span} beyond what their looks explain"
+        case "days_unexplained_streak":
+            return f"{entity} bad without looking so for {value:.1f} days"
+        case "unexplained_streak":
+            return f"{value:.0f} known rows of this {entity} in a row are bad without looking so"
         case "suspicion":
             if rest[0] == "largest":
                 return f"an earlier row of this {entity} scored {value:.2f}"
@@ -104,16 +112,6 @@ def _hours(value: float) -> str:
     if abs(value) < 1:
         return f"{value * 60:.0f} minutes"
     return f"{value:.1f} hours" if abs(value) < 48 else f"{value / 24:.1f} days"
-
-
-def family(name: str) -> str:
-    """Features of one family say nearly the same; one of them is told."""
-    parts = name.split(".")
-    if parts[0] in ("hours_since", "category", "text") or len(parts) < 2:
-        return name
-    kind = {"ratio": "amount", "distance": "amount", "of_largest": "amount", "mean": "amounts", "sum": "amounts", "known_bad": "risk",
-            "days_since_bad": "risk", "days_bad_streak": "risk", "bad_streak": "risk", "rows": "rows", "velocity": "rows"}.get(parts[1], parts[1])
-    return f"{parts[0]}.{kind}"
 
 
 def top(names: list[str], values: np.ndarray, push: np.ndarray, words: dict[str, list[str]], count: int = 3) -> list[list[str]]:

@@ -29,7 +29,7 @@ from nightmarket.command import Refused
 from nightmarket.screen import anomaly, calibration, decisions, features, learners, reasons, texts
 from nightmarket.screen.decisions import Costs, Thresholds
 from nightmarket.screen.features import Matrix, Recipe
-from nightmarket.screen.table import Asked, Rows, find_roles, read_rows, without_labels
+from nightmarket.screen.table import Asked, Rows, find_roles, read_rows
 from nightmarket.screen.windows import DAY, History, Moments
 
 LOG = logs.logger("screen")
@@ -213,9 +213,9 @@ def _stage(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, cut: int
 
 
 def _unsupervised(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, asked: np.ndarray, options: Options) -> _Judged:
-    blind = without_labels(rows)
-    fitted = anomaly.fit(blind, recipe, names, X, past, options.seed)
-    before, score = fitted.score(X[past], past), fitted.score(X[asked], asked)
+    fitted = anomaly.fit(names, X, past, options.seed)
+    surprise = 1 - np.exp(-anomaly.in_company(rows, recipe, fitted.alone(X)) / 8)
+    before, score = surprise[past], surprise[asked]
     lifted, why_lifted = _beyond(names, X, past, asked)
     score = np.where(lifted > 0, 1 - (1 - score) / (2 + lifted), score)
     days = max(float(np.ptp(rows.times[past])) / DAY, 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -184,6 +184,8 @@ def _stringy(kind: pa.DataType) -> bool:
 
 
 def _distinct(column: pa.ChunkedArray) -> int:
+    if pa.types.is_null(column.type):
+        return 0
     return int(pc.count_distinct(column).as_py())
 
 
@@ -527,7 +529,3 @@ def _texts(column: pa.ChunkedArray, name: str, mended: dict[str, int]) -> list[s
     if long:
         mended[f"texts of {name} longer than {LONGEST_TEXT:,} characters, read to there"] = long
     return [_CONTROL.sub(" ", t[:LONGEST_TEXT]) if t else "" for t in given]
-
-
-def without_labels(rows: Rows) -> Rows:
-    return replace(rows, label=np.full(len(rows), np.nan))
