@@ -144,7 +144,7 @@ def build(rows: Rows, recipe: Recipe) -> Matrix:
 
 def _ranked(codes: np.ndarray, order: list[int]) -> np.ndarray:
     """Rank of each value by frequency, at most 254; NaN for none and for one never seen before the cut."""
-    rank = np.full(int(codes.max(initial=0)) + 2, np.nan)
+    rank = np.full(max([int(codes.max(initial=0)), *order]) + 2, np.nan)
     rank[order] = np.minimum(np.arange(len(order)), 254)
     return rank[codes]
 
