@@ -227,7 +227,7 @@ def test_labels_of_other_meanings_are_named(shop: pd.DataFrame) -> None:
     train, new = halves(shop)
     with pytest.raises(UsageError, match="--train column amount: a label is 1 for suspicious"):
         judged(train, new, label="amount")
-    with pytest.raises(UsageError, match="--train column country: label '..' says neither fraud nor not"):
+    with pytest.raises(UsageError, match=r"--train column country: label '..' says neither fraud nor not"):
         judged(train, new, label="country")
     words = judged(train.assign(is_fraud=train["is_fraud"].map({0: "legit", 1: "FRAUD"})), new.drop(columns="is_fraud")).table
     assert words["score"].equals(judged(train, new.drop(columns="is_fraud")).table["score"])

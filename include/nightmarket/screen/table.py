@@ -147,7 +147,7 @@ def find_roles(train: pa.Table, new: pa.Table, asked: Asked) -> Roles:
     lost = [c for c in (*(asked.entities or ()), *(asked.text or ())) if c not in new.column_names]
     if lost and len(lost) == len([*(asked.entities or ()), *(asked.text or ())]) and not common:
         raise UsageError(f"--score has none of the columns {', '.join([*lost, *only_train])}: nothing to judge its rows by")
-    dropped |= {c: "not in --score" for c in [*only_train, *lost]}
+    dropped |= dict.fromkeys([*only_train, *lost], "not in --score")
     entities = [c for c in asked.entities or () if c in new.column_names]
     texts = [c for c in asked.text or () if c in new.column_names]
     numbers, categories, times = [], [], []

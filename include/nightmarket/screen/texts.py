@@ -11,6 +11,7 @@ import re
 import unicodedata
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def style(texts: list[str]) -> np.ndarray:
         made[i] = (
             np.log1p(n), np.log1p(len(words)), sum(map(len, words)) / w, sum(c.isupper() for c in text) / letters,
             sum(c.isdigit() for c in text) / n, sum(unicodedata.category(c)[0] == "P" for c in text) / n, text.count("!") / w, text.count("?") / w,
-            len(set(words)) / w, sum(a == b for a, b in zip(words, words[1:], strict=False)) / w,
+            len(set(words)) / w, sum(a == b for a, b in pairwise(words)) / w,
             w / max(len(re.findall(r"[.!?。！？]+", text)), 1), sum(unicodedata.category(c) == "So" for c in text) / n,
             len(re.findall(r"https?://|www\.", text)),
         )
