@@ -286,6 +286,84 @@ def reviews(data: Path, threads: int) -> None:
 # -- speed
 
 
+def in_sql(table: pa.Table, threads: int) -> tuple[int, float]:
+    """(features, seconds) of the product's features in DuckDB: all but those that need a running state or a model (streaks of
+    bad rows, histories without what was far out, provisional scores), which SQL windows cannot say in one pass.
+    """
+    import duckdb
+
+    connection = duckdb.connect(config={"threads": threads})
+    connection.register("given", table)
+    connection.execute("CREATE TABLE t AS SELECT TRANSACTION_ID id, TX_DATETIME at, CUSTOMER_ID c, TERMINAL_ID s, TX_AMOUNT amount, TX_FRAUD bad, "
+                       "hour(TX_DATETIME) // 6 daypart, row_number() OVER (PARTITION BY CUSTOMER_ID, TERMINAL_ID ORDER BY TX_DATETIME, TRANSACTION_ID) = 1 AS first_pair FROM given")
+    parts, clauses = [], []
+    spans = {"1h": "INTERVAL 1 HOUR", "1d": "INTERVAL 1 DAY", "7d": "INTERVAL 7 DAY", "30d": "INTERVAL 30 DAY", "ever": "UNBOUNDED"}
+    for e in ("c", "s"):
+        other = "s" if e == "c" else "c"
+        for label, span in spans.items():
+            w = f"{e}_{label}"
+            clauses.append(f"{w} AS (PARTITION BY {e} ORDER BY at RANGE BETWEEN {span} PRECEDING AND CURRENT ROW)")
+            parts.append(f"count(*) OVER {w} AS rows_{w}")
+            if label != "1h":
+                parts.append(f"avg(amount) OVER {w} AS mean_{w}")
+            if label in ("30d", "ever"):
+                parts.append(f"amount / ((sum(amount) OVER {w} - amount) / nullif(count(*) OVER {w} - 1, 0)) AS ratio_{w}")
+            if label in ("1d", "7d", "ever"):
+                parts.append(f"sum(first_pair::INT) OVER {w} AS different_{w}")
+        w = f"{e}_ever"
+        clauses.append(f"{e}_day AS (PARTITION BY {e}, daypart ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)")
+        clauses.append(f"{e}_pair AS (PARTITION BY {e}, {other} ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)")
+        parts += [
+            f"epoch_us(at) - lag(epoch_us(at)) OVER (PARTITION BY {e} ORDER BY at) AS since_{e}", f"epoch_us(at) - min(epoch_us(at)) OVER {w} AS known_{e}",
+            f"count(*) OVER {e}_1d / (count(*) OVER {e}_30d + 0.5) AS velocity_{e}", f"sum(amount) OVER {e}_1d AS sum_{e}",
+            f"(amount - avg(amount) OVER {w}) / (stddev_pop(amount) OVER {w} + 1e-9) AS distance_{e}", f"amount / max(amount) OVER {w} AS of_largest_{e}",
+            f"count(*) OVER {e}_day / count(*) OVER {w} AS habit_{e}", f"count(*) OVER {e}_pair AS with_{e}",
+        ]
+        for n in (1, 7, 14, 28, 10_000):
+            w = f"{e}_risk_{n}"
+            clauses.append(f"{w} AS (PARTITION BY {e} ORDER BY at RANGE BETWEEN INTERVAL {n + DELAY} DAY PRECEDING AND INTERVAL {DELAY} DAY PRECEDING)")
+            parts.append(f"sum(bad) OVER {w} AS known_bad_{w}")
+            if n != 1:
+                parts.append(f"(coalesce(sum(bad) OVER {w}, 0) + 0.05) / (count(*) OVER {w} + 5) AS rate_{w}")
+        parts += [f"epoch_us(at) - max(CASE WHEN bad = {v} THEN epoch_us(at) END) OVER {e}_risk_10000 AS since_{v}_{e}" for v in (0, 1)]
+    started = time.perf_counter()
+    connection.execute(f"CREATE TABLE made AS SELECT id, amount, hour(at) AS hour, isodow(at) AS weekday, {', '.join(parts)} FROM t WINDOW {', '.join(clauses)}")
+    return len(parts) + 3, time.perf_counter() - started
+
+
+def speed(data: Path, threads: int) -> None:
+    """Features and scores of every transaction, learned beforehand, beside the features alone in SQL."""
+    import resource
+
+    from nightmarket.screen import features, screening
+    from nightmarket.screen.table import find_roles, read_rows
+
+    table = transactions(data).drop_columns(["TX_FRAUD_SCENARIO"])
+    asked = Asked(entities=("CUSTOMER_ID", "TERMINAL_ID"), label="TX_FRAUD")
+    options = replace(Options(), label_delay_days=DELAY, threads=threads, follow_new_labels=True, reasons_for=0, negatives=60_000, folds=3)
+    early, late = between(table, "2018-04-01", LONG["test"]), between(table, LONG["test"], "2019-01-01")
+    cut = int(np.datetime64(LONG["test"], "us").astype(np.int64))
+    started = time.perf_counter()
+    rows = read_rows(early, late, find_roles(early, late, asked), DELAY, 2**61, True)
+    read = time.perf_counter()
+    recipe = features.make_recipe(rows, True, cut, features.LONGEST)
+    matrix = features.build(rows, recipe)
+    names, X = matrix.names, matrix.array()
+    matrix.columns.clear()
+    built = time.perf_counter()
+    model, _ = screening.learn(rows, recipe, names, X, cut, replace(options, train_from=cut - 60 * 86_400_000_000))
+    learned = time.perf_counter()
+    everything = np.arange(len(rows))
+    judged = model.judge(rows, recipe, names, X, everything, screening.Held(everything[:0], {}), options)
+    done = time.perf_counter()
+    ours = read - started + built - read + done - learned
+    print(f"product: {len(rows)} rows read {read - started:.1f} s, {len(names)} features {built - read:.1f} s, scores {done - learned:.1f} s: {ours:.1f} s "
+          f"({len(rows) / ours:,.0f} rows/s); learned meanwhile in {learned - built:.1f} s; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", flush=True)
+    print(f"  mean probability {judged.probability.mean():.5f}")
+    count, seconds = in_sql(transactions(data), threads)
+    print(f"DuckDB: {count} features {seconds:.1f} s; the product's features and scores take {ours / seconds:.2f} times that")
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", choices=("cards", "short", "unlabelled", "reviews", "speed"))
@@ -302,11 +380,6 @@ def main() -> None:
         speed(data, args.threads)
     else:
         cards(data, LONG if args.what == "cards" else SHORT, args.threads, args.seeds)
-
-
-def speed(data: Path, threads: int) -> None:
-    """Features and scores of every transaction beside the same counts, means and risks in SQL."""
-    raise SystemExit("speed: not measured yet")
 
 
 if __name__ == "__main__":

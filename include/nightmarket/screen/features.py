@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nightmarket.screen.graph import groups
 from nightmarket.screen.table import Rows
 from nightmarket.screen.windows import DAY, NEVER, Fixed, History, Moments, paired
 
@@ -27,6 +28,8 @@ WINDOWS: dict[str, int | None] = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY, "30d": 3
 AMOUNT_WINDOWS = ("1d", "7d", "30d", "ever")
 RISK_WINDOWS: dict[str, int | None] = {"1d": DAY, "7d": 7 * DAY, "14d": 14 * DAY, "28d": 28 * DAY, "ever": None}
 SCORE_WINDOWS: dict[str, int] = {"1d": DAY, "3d": 3 * DAY, "7d": 7 * DAY, "14d": 14 * DAY, "30d": 30 * DAY}
+LONGEST = 30 * DAY
+"""The longest of them."""
 _SMOOTHING = 5.0
 """Rows at the overall rate that an entity's risk starts from."""
 _LEADING = 2
@@ -53,6 +56,8 @@ class Recipe:
     """Microseconds: the first moment that is judged."""
     horizon: int
     """Microseconds that a row may lie after the newest label it could know, where labels do not follow."""
+    graph: bool = True
+    """Whether groups of linked entities are followed."""
 
 
 @dataclass
@@ -65,6 +70,10 @@ class Matrix:
     def add(self, name: str, values: np.ndarray) -> None:
         self.names.append(name)
         self.columns.append(np.asarray(values, np.float32))
+
+    def extend(self, other: Matrix) -> None:
+        self.names += other.names
+        self.columns += other.columns
 
     def array(self) -> np.ndarray:
         """(n, f) float32; (n, 0) with no column."""
@@ -139,7 +148,20 @@ def build(rows: Rows, recipe: Recipe) -> Matrix:
             _sharing(made, rows, entity, other, history, moments)
     for name, values in risk(rows, recipe).items():
         made.add(name, values)
+    _group(made, rows, recipe)
     return made
+
+
+def _group(made: Matrix, rows: Rows, recipe: Recipe) -> None:
+    """How many entities hang together around a row, and how many known bad rows there are among theirs."""
+    linked = [e for e in recipe.entities if not any(_contains(e, o) and len(o) < len(e) for o in recipe.entities)]
+    if len(linked) < 2 or not recipe.graph:
+        return
+    bad = rows.label == 1
+    members, known = groups(rows.times, [rows.entities[e] for e in linked], bad, rows.known_at)
+    made.add("group.members", members)
+    if recipe.follow and bad.any():
+        made.add("group.known_bad", known)
 
 
 def _ranked(codes: np.ndarray, order: list[int]) -> np.ndarray:
@@ -357,6 +379,8 @@ def kind(name: str) -> str:
     parts = name.split(".")
     if parts[0] in ("hour", "weekday", "clock_backwards", "label_age_days", "hours_since", "category"):
         return parts[0]
+    if name in ("group.members", "group.known_bad"):
+        return "sharing" if name == "group.members" else "risk"
     if parts[0] == "text" and len(parts) > 2:
         return parts[-1] if parts[-1] in ("copies", "repeats", "links") else "style"
     return parts[1] if len(parts) > 1 and parts[1] in _KINDS else "number"
@@ -375,5 +399,5 @@ _KINDS = {
     "distance": "amount", "of_largest": "amount", "habit": "habit", "with": "habit", "different": "sharing", "new": "sharing", "group": "sharing",
     "known_bad": "risk", "risk": "risk", "days_since_bad": "risk", "days_since_good": "risk", "days_bad_streak": "risk", "bad_streak": "risk",
     "unexplained": "unexplained", "days_unexplained_streak": "unexplained", "unexplained_streak": "unexplained",
-    "suspicion": "suspicion",
+    "suspicion": "suspicion", "sharing": "sharing",
 }

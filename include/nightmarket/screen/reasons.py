@@ -29,6 +29,9 @@ def told(name: str, value: float, words: dict[str, list[str]] | None = None) -> 
         return "a time after the event's own"
     if name == "label_age_days":
         return f"newest verdicts {value:.1f} days old"
+    if parts[0] == "group":
+        return f"{value:,.0f} accounts, devices and the like hang together with it" if parts[1] == "members" else (
+            f"{value:,.0f} known bad rows among those that hang together with it")
     if parts[0] == "hours_since":
         return f"{_hours(value)} after {'.'.join(parts[1:])}"
     if parts[0] == "category":
@@ -101,8 +104,6 @@ def _entity(parts: list[str], value: float) -> str | None:
             if rest[0] == "largest":
                 return f"an earlier row of this {entity} scored {value:.2f}"
             return f"suspicion of this {entity}'s rows {span} sums to {value:.2f}"
-        case "group":
-            return f"{value:,.0f} accounts, devices and the like hang together around this {entity}"
     return None
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from nightmarket.command import Refused
 from nightmarket.screen import anomaly, calibration, decisions, features, learners, reasons, texts
 from nightmarket.screen.decisions import Costs, Thresholds
 from nightmarket.screen.features import Matrix, Recipe
-from nightmarket.screen.table import Asked, Rows, find_roles, read_rows
+from nightmarket.screen.table import Asked, Ranges, Rows, find_roles, read_rows
 from nightmarket.screen.windows import DAY, History, Moments
 
 LOG = logs.logger("screen")
@@ -66,7 +66,7 @@ class Judged:
     summary: dict[str, Any]
 
 
-def screen(train: pa.Table, new: pa.Table, asked: Asked, options: Options, now: int) -> Judged:
+def screen(train: pa.Table, new: pa.Table, asked: Asked, options: Options, now: int, ranges: Ranges | None = None) -> Judged:
     """Judges every row of `new`. `now` is the clock in microseconds since 1970: rows of `train` after it are left out.
 
     Raises UsageError (columns) and Refused (rows) from reading, and Refused where `train` holds no usable row.
@@ -79,7 +79,7 @@ def screen(train: pa.Table, new: pa.Table, asked: Asked, options: Options, now: 
                        texts=",".join(roles.texts), times=",".join(roles.other_times), not_used=roles.dropped or None))
     train, _ = _in_order(train, roles.timestamp, roles.id)
     new, places = _in_order(new, roles.timestamp, roles.id)
-    rows = read_rows(train, new, roles, options.label_delay_days, now, options.follow_new_labels)
+    rows = read_rows(train, new, roles, options.label_delay_days, now, options.follow_new_labels, ranges)
     for what, count in rows.mended.items():
         LOG.warning(logs.said("mended", what=what, rows=count))
     if not rows.new.any():
@@ -132,8 +132,9 @@ def judge(rows: Rows, options: Options) -> Verdict:
     recipe = features.make_recipe(rows, follow, cut, int(np.clip(span / 4, DAY, 30 * DAY)))
     with logs.stage(LOG, "features", rows=len(rows)) as said:
         matrix = features.build(rows, recipe)
-        _read_texts(matrix, rows)
+        describe_texts(matrix, rows)
         X = matrix.array()
+        matrix.columns.clear()  # the array is all that is needed, and large
         said["features"] = X.shape[1]
     fresh = np.flatnonzero(rows.new)
     score, probability = np.zeros(len(fresh)), np.full(len(fresh), np.nan)
@@ -197,171 +198,240 @@ class _Judged:
 
 def _stage(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, cut: int, asked: np.ndarray, options: Options) -> _Judged:
     """One model, learned from what was known at `cut`, and its judgement of the rows `asked`."""
+    with logs.stage(LOG, "learned") as said:
+        model, held = learn(rows, recipe, names, X, cut, options)
+        said.update({k: v for k, v in model.summary.items() if not isinstance(v, (dict, list))})
+    with logs.stage(LOG, "judged", rows=len(asked)):
+        return model.judge(rows, recipe, names, X, asked, held, options)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What learners said of the rows they were learned from, each by a model that had not seen it."""
+
+    index: np.ndarray
+    log_odds: dict[str, np.ndarray]
+
+
+def learn(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, cut: int, options: Options) -> tuple[Supervised | Unlabelled, Held]:
+    """A model of the labels known at `cut`; where they are too few, of what is usual before it.
+
+    `X` (n, f) are the features `names` of all rows, as `features.build` and `describe_texts` make them.
+    """
     past = np.flatnonzero(~rows.new & (rows.times < cut))
     if not len(past):
         past = np.flatnonzero(~rows.new)[:1]
     known = _known(rows, cut, options)
-    with logs.stage(LOG, "learned", rows=len(known)) as said:
-        if _enough(rows, known):
-            judged = _supervised(rows, recipe, names, X, past, known, asked, options)
-        else:
-            LOG.warning(logs.said("too few labels, judged by strangeness alone", bad=int((rows.label[known] == 1).sum()),
-                                  good=int((rows.label[known] == 0).sum()), needed=LEAST))
-            judged = _unsupervised(rows, recipe, names, X, past, asked, options)
-        said.update({k: v for k, v in judged.summary.items() if not isinstance(v, (dict, list))})
-    return judged
-
-
-def _unsupervised(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, asked: np.ndarray, options: Options) -> _Judged:
-    fitted = anomaly.fit(names, X, past, options.seed)
-    surprise = 1 - np.exp(-anomaly.in_company(rows, recipe, fitted.alone(X)) / 8)
-    before, score = surprise[past], surprise[asked]
-    lifted, why_lifted = _beyond(names, X, past, asked)
-    score = np.where(lifted > 0, 1 - (1 - score) / (2 + lifted), score)
-    days = max(float(np.ptp(rows.times[past])) / DAY, 1.0)
-    thresholds = decisions.by_share(options.costs, before, days)
-    decision = np.where(lifted > 0, np.maximum(thresholds.decide(score), decisions.REVIEW), thresholds.decide(score))
-    push = fitted.push(X[asked])
-    told = _told(names, X[asked], push, rows, recipe, score, decision, why_lifted, options)
-    model = _digest({"recipe": repr(recipe), "seed": options.seed, "past": len(past), "kind": "strangeness"})
-    return _Judged(score, np.full(len(asked), np.nan), decision, np.full(len(asked), thresholds.review), told, model,
-                   {"kind": "strangeness", "model": model, "threshold_review": thresholds.review})
-
-
-def _supervised(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, known: np.ndarray, asked: np.ndarray,
-                options: Options) -> _Judged:
-    label = rows.label[known]
-    index, weight = learners.thinned(label, options.negatives, options.seed)
-    learn = known[index]
-    y = rows.label[learn]
-    folds = learners.folds_of(rows.times[learn], y, options.folds, options.seed)
-    others = np.setdiff1d(np.arange(len(rows)), learn, assume_unique=True)
-    fit = _Fitting(rows, X, names, learn, y, weight, folds, others, asked, options)
-    parts: dict[str, _Part] = {}
-    if rows.texts:
-        parts |= fit.readers()
-    settings = fit.settings()
-    parts["trees"] = first = fit.trees(X, settings, 1)
-    doubt = weight * learners.trust(y, first.held)
-    if len(learn) <= _FEW_ROWS and X.shape[1]:
-        parts["linear"] = fit.linear()
-    wide = X
-    wide_names = names
-    if recipe.entities:
-        provisional = np.zeros(len(rows))
-        provisional[learn], provisional[others] = first.held, first.rest
-        more = features.score_windows(rows, recipe, 1 / (1 + np.exp(-provisional)))
-        wide = np.hstack([X, more.array()])
-        wide_names = names + more.names
-        del provisional
-        parts["second"] = replace(fit, weight=doubt).trees(wide, settings, options.seeds)
-    stack = calibration.fit_stack({k: p.held for k, p in parts.items()}, y, weight)
-    held = stack.log_odds({k: p.held for k, p in parts.items()})
-    curve = calibration.fit_calibration(held, y, weight)
-    raw = stack.log_odds({k: p.asked for k, p in parts.items()})
-    lifted, why_lifted = _beyond(names, X, past, asked)
-    raw = np.where(lifted > 0, np.maximum(raw, float(held.max(initial=0))) + lifted, raw)
-    probability = curve.probability(raw)
-    score = 1 / (1 + np.exp(-raw))
-    days = max(float(np.ptp(rows.times[learn])) / DAY, 1.0)
-    thresholds = decisions.by_cost(options.costs, curve.probability(held), weight, days)
-    decision = thresholds.decide(probability)
-    decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
-    teller = parts["second" if "second" in parts else "trees"].model
-    told = _told(wide_names, wide[asked], teller, rows, recipe, score, decision, why_lifted, options)
-    model = _digest({"recipe": repr(recipe), "options": asdict(options), "rows": len(learn), "weights": [round(float(w), 9) for w in stack.weights]})
-    return _Judged(score, probability, decision, np.full(len(asked), thresholds.review), told, model, {
-        "kind": "labels", "model": model, "bad": int((y == 1).sum()), "good": int((label == 0).sum()), "leaves": settings.leaves,
-        "rounds": settings.rounds, "stack": {n: round(float(w), 3) for n, w in zip(stack.names, stack.weights, strict=True)},
-        "threshold_review": thresholds.review, "threshold_block": thresholds.block, "doubted": int((doubt < weight * 0.999).sum()),
-    })
+    if _enough(rows, known):
+        return _learn_labels(rows, recipe, names, X, past, known, options)
+    LOG.warning(logs.said("too few labels, judged by strangeness alone", bad=int((rows.label[known] == 1).sum()),
+                          good=int((rows.label[known] == 0).sum()), needed=LEAST))
+    return _learn_usual(rows, recipe, names, X, past, options), Held(known[:0], {})
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Log-odds of one learner: `held` (learned rows, by models that have not seen them), `rest` (all other rows), `asked`."""
+class Unlabelled:
+    """Strangeness and the score from which a row is looked at."""
 
-    held: np.ndarray
-    rest: np.ndarray
-    asked: np.ndarray
-    model: Any
+    strangeness: anomaly.Strangeness
+    thresholds: Thresholds
+    tops: dict[int, float]
+    summary: dict[str, Any]
+
+    def judge(self, rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, asked: np.ndarray, held: Held, options: Options) -> _Judged:
+        del held
+        near = np.flatnonzero(rows.times >= rows.times[asked].min(initial=recipe.cut) - features.LONGEST)
+        score = np.zeros(len(rows))
+        score[near] = self.strangeness.alone(X[near])
+        score = _as_share(anomaly.in_company(rows, recipe, score)[asked])
+        lifted, why = _beyond(names, X[asked], self.tops)
+        score = np.where(lifted > 0, 1 - (1 - score) / (2 + lifted), score)
+        decision = self.thresholds.decide(score)
+        decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
+        told = _told(names, X[asked], self.strangeness.push, rows, recipe, score, why, options)
+        return _Judged(score, np.full(len(asked), np.nan), decision, np.full(len(asked), self.thresholds.review), told, self.summary["model"], self.summary)
+
+
+def _learn_usual(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, options: Options) -> Unlabelled:
+    strangeness = anomaly.fit(names, X, past, options.seed)
+    score = np.zeros(len(rows))
+    score[past] = strangeness.alone(X[past])
+    before = _as_share(anomaly.in_company(rows, recipe, score)[past])
+    days = max(float(np.ptp(rows.times[past])) / DAY, 1.0)
+    thresholds = decisions.by_share(options.costs, before, days)
+    model = _digest({"recipe": repr(recipe), "seed": options.seed, "past": len(past), "kind": "strangeness"})
+    return Unlabelled(strangeness, thresholds, _tops(names, X[past]), {"kind": "strangeness", "model": model, "threshold_review": thresholds.review})
+
+
+def _as_share(surprise: np.ndarray) -> np.ndarray:
+    return np.asarray(1 - np.exp(-surprise / 8))
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Learners, what they weigh, and what follows from their sum."""
+
+    learners: dict[str, Any]
+    """By name; `behaviour` and `trees` also score the rows of the last days, for `second`."""
+    blind: np.ndarray
+    """Features that know no labels."""
+    stack: calibration.Stack
+    curve: calibration.Calibration
+    ceiling: float
+    """Largest log-odds of any row learned from."""
+    thresholds: Thresholds
+    tops: dict[int, float]
+    summary: dict[str, Any]
+
+    def judge(self, rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, asked: np.ndarray, held: Held, options: Options) -> _Judged:
+        B = X[asked]
+        parts: dict[str, np.ndarray] = {}
+        for column, given in rows.texts.items():
+            told = self.learners[column].log_odds([given[i] for i in asked])
+            parts |= {f"{column}.{kind}": told[kind] for kind in texts.KINDS}
+        for name in ("trees", "linear"):
+            if name in self.learners:
+                parts[name] = self.learners[name].log_odds(B)
+        if "second" in self.learners:
+            more = second_features(rows, recipe, X, self.learners, self.blind, asked, held, {"trees": parts["trees"]})
+            B, names = np.hstack([B, more.array()[asked]]), names + more.names
+            parts["second"] = self.learners["second"].log_odds(B)
+        raw = self.stack.log_odds(parts)
+        lifted, why = _beyond(names, B, self.tops)
+        raw = np.where(lifted > 0, np.maximum(raw, self.ceiling) + lifted, raw)
+        probability, score = self.curve.probability(raw), 1 / (1 + np.exp(-raw))
+        decision = self.thresholds.decide(probability)
+        decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
+        teller = self.learners["second" if "second" in self.learners else "trees"]
+        told_reasons = _told(names, B, teller.contributions, rows, recipe, score, why, options)
+        return _Judged(score, probability, decision, np.full(len(asked), self.thresholds.review), told_reasons, self.summary["model"], self.summary)
+
+
+def second_features(rows: Rows, recipe: Recipe, X: np.ndarray, made: dict[str, Any], blind: np.ndarray, asked: np.ndarray, held: Held,
+                    done: dict[str, np.ndarray]) -> Matrix:
+    """Provisional scores of each entity's other rows, and its known labels beyond what behaviour tells.
+
+    Rows that were learned from are scored by models that had not seen them (`held`), the rows `asked` and those of the days
+    before by the models in `made`; `done` has what these already said of `asked`.
+    """
+    first = min(rows.times[i].min() for i in (held.index, asked) if len(i))
+    todo = np.setdiff1d(np.flatnonzero(rows.times >= first - features.LONGEST), np.concatenate([held.index, asked]))
+
+    def scores(name: str, columns: np.ndarray | slice) -> np.ndarray:
+        found = np.full(len(rows), -np.inf)
+        found[held.index] = held.log_odds[name] if len(held.index) else []
+        for index in (todo, asked):
+            if len(index):
+                known = done.get(name) if index is asked else None
+                found[index] = made[name].log_odds(X[index][:, columns]) if known is None else known
+        return 1 / (1 + np.exp(-found))
+
+    more = features.score_windows(rows, recipe, scores("trees", slice(None)))
+    if "behaviour" in made:
+        more.extend(features.unexplained(rows, recipe, scores("behaviour", blind)))
+    return more
+
+
+def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, known: np.ndarray, options: Options) -> tuple[Supervised, Held]:
+    label = rows.label[known]
+    index, weight = learners.thinned(label, options.negatives, options.seed)
+    learned = known[index]
+    y = rows.label[learned]
+    fit = _Fitting(rows, learned, y, weight, learners.folds_of(rows.times[learned], y, options.folds, options.seed), options)
+    made: dict[str, Any] = {}
+    held: dict[str, np.ndarray] = {}
+    for column in rows.texts:
+        made[column], told = fit.reader(column)
+        held |= {f"{column}.{kind}": told[kind] for kind in texts.KINDS}
+    A = X[learned]
+    settings = fit.settings(A)
+    made["trees"], held["trees"] = fit.trees(A, settings, 1)
+    doubt = weight * learners.trust(y, held["trees"])
+    if len(learned) <= _FEW_ROWS and X.shape[1]:
+        made["linear"], held["linear"] = fit.linear(A)
+    blind = np.flatnonzero([features.kind(n) not in features.LABEL_KINDS for n in names])
+    apart: dict[str, np.ndarray] = {}
+    if recipe.entities:
+        if len(blind) < len(names):
+            made["behaviour"], apart["behaviour"] = fit.trees(A[:, blind], settings, 1)
+        more = second_features(rows, recipe, X, made, blind, learned[:0], Held(learned, held | apart), {})
+        made["second"], held["second"] = replace(fit, weight=doubt).trees(np.hstack([A, more.array()[learned]]), settings, options.seeds)
+    stack = calibration.fit_stack(held, y, weight)
+    sum_ = stack.log_odds(held)
+    curve = calibration.fit_calibration(sum_, y, weight)
+    days = max(float(np.ptp(rows.times[learned])) / DAY, 1.0)
+    thresholds = decisions.by_cost(options.costs, curve.probability(sum_), weight, days)
+    weights = {n: round(float(w), 4) for n, w in zip(stack.names, stack.weights, strict=True)}
+    summary = {
+        "kind": "labels", "model": _digest({"recipe": repr(recipe), "options": asdict(options), "rows": len(learned), "weights": weights}),
+        "bad": int((y == 1).sum()), "good": int((label == 0).sum()), "leaves": settings.leaves, "rounds": settings.rounds, "stack": weights,
+        "threshold_review": thresholds.review, "threshold_block": thresholds.block, "doubted": int((doubt < weight * 0.999).sum()),
+    }
+    model = Supervised(made, blind, stack, curve, float(sum_.max()), thresholds, _tops(names, X[past]), summary)
+    return model, Held(learned, held | apart)
 
 
 @dataclass(frozen=True)
 class _Fitting:
+    """Rows to learn from; A below is (learned, f). What is fitted comes with its log-odds of rows it has not seen."""
+
     rows: Rows
-    X: np.ndarray
-    names: list[str]
-    learn: np.ndarray
+    learned: np.ndarray
     y: np.ndarray
     weight: np.ndarray
     folds: np.ndarray
-    others: np.ndarray
-    asked: np.ndarray
     options: Options
 
-    def settings(self) -> learners.TreeSettings:
-        """Size of the trees, tried on the newest fold, and as many of them as still help the folds held out."""
+    def settings(self, A: np.ndarray) -> learners.TreeSettings:
+        """Size and number of the trees: tried on the newest fold by those of the others."""
         positives = int((self.y == 1).sum())
         base = learners.TreeSettings(rounds=600, threads=self.options.threads, least=int(np.clip(len(self.y) // 200, 5, 40)))
-        tried = [replace(base, leaves=n) for n in ((7, 15) if positives < learners.FEW else (15, 31, 63))]
         last = self.folds == self.folds.max()
         best: tuple[float, learners.TreeSettings] | None = None
-        for settings in tried:
-            fitted = self._one(self.X[self.learn], ~last, settings, self.options.seed, self.X[self.learn])
-            loss = _log_loss(fitted.log_odds(self.X[self.learn][last]), self.y[last], self.weight[last])
+        for settings in [replace(base, leaves=n) for n in ((7, 15) if positives < learners.FEW else (15, 31, 63))]:
+            watched = A[last], self.y[last], self.weight[last]
+            fitted = learners.fit_trees(A[~last], self.y[~last], self.weight[~last], settings, [self.options.seed], watched)
+            loss = _log_loss(fitted.log_odds(A[last]), self.y[last], self.weight[last])
             if best is None or loss < best[0]:
                 best = (loss, replace(settings, rounds=max(learners.rounds_of(fitted), 20)))
         assert best is not None
         return best[1]
 
-    def _one(self, A: np.ndarray, mask: np.ndarray, settings: learners.TreeSettings, seed: int, held: np.ndarray | None = None) -> learners.Trees:
-        watched = None if held is None else (held[~mask], self.y[~mask], self.weight[~mask])
-        return learners.fit_trees(A[mask], self.y[mask], self.weight[mask], settings, [seed], watched)
-
-    def trees(self, wide: np.ndarray, settings: learners.TreeSettings, seeds: int) -> _Part:
-        A = wide[self.learn]
-        held = np.zeros(len(self.learn))
+    def trees(self, A: np.ndarray, settings: learners.TreeSettings, seeds: int) -> tuple[learners.Trees, np.ndarray]:
+        held = np.zeros(len(self.learned))
         for k in np.unique(self.folds):
-            held[self.folds == k] = self._one(A, self.folds != k, settings, self.options.seed).log_odds(A[self.folds == k])
-        full = learners.fit_trees(A, self.y, self.weight, settings, [self.options.seed + i for i in range(seeds)])
-        rest = full.log_odds(wide[self.others])
-        return self._part(held, rest, full)
+            mask = self.folds != k
+            held[~mask] = learners.fit_trees(A[mask], self.y[mask], self.weight[mask], settings, [self.options.seed]).log_odds(A[~mask])
+        return learners.fit_trees(A, self.y, self.weight, settings, [self.options.seed + i for i in range(seeds)]), held
 
-    def _part(self, held: np.ndarray, rest: np.ndarray, model: Any) -> _Part:
-        return _Part(held, rest, rest[np.searchsorted(self.others, self.asked)], model)
-
-    def linear(self) -> _Part:
-        A = self.X[self.learn]
-        held = np.zeros(len(self.learn))
+    def linear(self, A: np.ndarray) -> tuple[learners.Linear, np.ndarray]:
+        held = np.zeros(len(self.learned))
         for k in np.unique(self.folds):
             mask = self.folds != k
             held[~mask] = learners.fit_linear(A[mask], self.y[mask], self.weight[mask]).log_odds(A[~mask])
-        full = learners.fit_linear(A, self.y, self.weight)
-        return self._part(held, full.log_odds(self.X[self.others]), full)
+        return learners.fit_linear(A, self.y, self.weight), held
 
-    def readers(self) -> dict[str, _Part]:
-        found = {}
-        for column, given in self.rows.texts.items():
-            mine = [given[i] for i in self.learn]
-            held = {kind: np.zeros(len(mine)) for kind in texts.KINDS}
-            for k in np.unique(self.folds):
-                mask = self.folds != k
-                reader = texts.fit_reader([t for t, m in zip(mine, mask, strict=True) if m], self.y[mask], self.weight[mask])
-                for kind, z in reader.log_odds([t for t, m in zip(mine, mask, strict=True) if not m]).items():
-                    held[kind][~mask] = z
-            full = texts.fit_reader(mine, self.y, self.weight)
-            rest = full.log_odds([given[i] for i in self.others])
-            for kind in texts.KINDS:
-                found[f"{column}.{kind}"] = self._part(held[kind], rest[kind], full)
-        return found
+    def reader(self, column: str) -> tuple[texts.Reader, dict[str, np.ndarray]]:
+        given = [self.rows.texts[column][i] for i in self.learned]
+        vectors = texts.Vectors.of(given)
+        words, characters = vectors.matrices(given)
+
+        def fitted(mask: np.ndarray) -> texts.Reader:
+            return texts.fit_reader(vectors, words[mask], characters[mask], self.y[mask], self.weight[mask], self.options.seed)
+
+        held = {kind: np.zeros(len(given)) for kind in texts.KINDS}
+        for k in np.unique(self.folds):
+            out = self.folds == k
+            for kind, z in fitted(~out).of(words[out], characters[out]).items():
+                held[kind][out] = z
+        return fitted(np.ones(len(given), bool)), held
 
 
 def _log_loss(log_odds: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
     return float((weight * (np.logaddexp(0, log_odds) - label * log_odds)).sum() / weight.sum())
 
 
-def _read_texts(matrix: Matrix, rows: Rows) -> None:
+def describe_texts(matrix: Matrix, rows: Rows) -> None:
     """How texts are written, and how many near-copies there were before each."""
     for column, given in rows.texts.items():
         written = texts.style(given)
@@ -374,39 +444,34 @@ def _read_texts(matrix: Matrix, rows: Rows) -> None:
         matrix.add(f"text.{column}.copies", np.where(np.array([bool(t.strip()) for t in given]), copies, np.nan))
 
 
-def _beyond(names: list[str], X: np.ndarray, past: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, list[str | None]]:
-    """How far counts lie beyond anything seen before the cut, as log2 of the excess; 0 within three times that.
+def _tops(names: list[str], X: np.ndarray) -> dict[int, float]:
+    """The largest value of each count of rows, by its column."""
+    counts = [f for f, n in enumerate(names) if features.kind(n) in ("rows", "new", "copies") and not n.endswith(".rows.ever")]
+    return {f: max(float(np.nanmax(X[:, f])) if np.isfinite(X[:, f]).any() else 0.0, 1.0) for f in counts}
+
+
+def _beyond(names: list[str], B: np.ndarray, tops: dict[int, float]) -> tuple[np.ndarray, list[str | None]]:
+    """How far counts lie beyond anything seen before, as log2 of the excess; 0 within three times that. And in words.
 
     Trees and forests cannot tell what lies outside what they were fitted on from what lies at its edge; counts can.
     """
-    lifted = np.zeros(len(asked))
-    which = np.full(len(asked), -1)
-    counts = [f for f, n in enumerate(names) if ".rows." in n or ".different." in n or ".new." in n or n.endswith(".copies")]
-    counts = [f for f in counts if not names[f].endswith((".rows.ever",)) and ".different." not in names[f]]
-    for f in counts:
-        seen = X[past, f]
-        top = max(float(np.nanmax(seen)) if np.isfinite(seen).any() else 0.0, 1.0)
-        excess = np.where(X[asked, f] >= max(3 * top, 20.0), np.log2(np.maximum(X[asked, f], 1) / top), 0.0)
+    lifted, which = np.zeros(len(B)), np.full(len(B), -1)
+    for f, top in tops.items():
+        excess = np.where(B[:, f] >= max(3 * top, 20.0), np.log2(np.maximum(B[:, f], 1) / top), 0.0)
         better = excess > lifted
         lifted[better], which[better] = excess[better], f
-    why = [None if f < 0 else f"{reasons.told(names[f], float(X[a, f]))}, far beyond anything before" for a, f in zip(asked, which, strict=True)]
-    return lifted, why
+    return lifted, [None if f < 0 else f"{reasons.told(names[f], float(B[i, f]))}, far beyond anything before" for i, f in enumerate(which)]
 
 
-def _told(names: list[str], values: np.ndarray, push: Any, rows: Rows, recipe: Recipe, score: np.ndarray, decision: np.ndarray,
+def _told(names: list[str], values: np.ndarray, push: Callable[[np.ndarray], np.ndarray], rows: Rows, recipe: Recipe, score: np.ndarray,
           first: list[str | None], options: Options) -> list[list[str]]:
-    """Reasons of the rows that are not allowed, and of the most suspicious others up to the options' number."""
+    """Reasons of the most suspicious rows, as many as the options say; `push` gives what each feature adds to their scores."""
+    chosen = np.lexsort((np.arange(len(score)), -score))[:options.reasons_for]
     told: list[list[str]] = [[] for _ in score]
-    order = np.lexsort((np.arange(len(score)), -score))
-    chosen = order if len(order) <= options.reasons_for else order[:max(options.reasons_for, 0)]
-    if not len(chosen) or not len(names):
-        return [[f] if f else [] for f in first]
-    chosen = np.sort(chosen)
-    pushed = push.contributions(values[chosen]) if hasattr(push, "contributions") else push[chosen]
-    words = {n: [rows.categories[n][1][c] for c in codes] for n, codes in recipe.categories.items()}
-    for i, why in zip(chosen, reasons.top(names, values[chosen], pushed, words), strict=True):
-        told[i] = why
-    del decision
+    if len(chosen) and len(names):
+        words = {n: [rows.categories[n][1][c] for c in codes] for n, codes in recipe.categories.items()}
+        for i, why in zip(chosen, reasons.top(names, values[chosen], push(values[chosen]), words), strict=True):
+            told[i] = why
     return [([f, *why] if f else why)[:3] for f, why in zip(first, told, strict=True)]
 
 
@@ -441,6 +506,3 @@ def _table(rows: Rows, score: np.ndarray, probability: np.ndarray, decision: np.
     if rows.roles.id and rows.roles.id not in columns:
         columns[rows.roles.id] = ids
     return pa.table(columns).take(pa.array(back))
-
-
-__all__ = ["Judged", "Options", "Thresholds", "judge", "screen"]

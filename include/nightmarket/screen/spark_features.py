@@ -1,7 +1,7 @@
 """The features of `features` as Spark windows: DataFrame in, DataFrame out, nothing collected.
 
-The definitions are those of `features.build` where labels follow (every night knows the labels of the night before), and a test
-holds the two equal. Sums are of 64-bit integers in both, so they are equal to the last bit before they are divided.
+The definitions are those of `features.build` where labels follow (every night knows the labels of the night before), without groups, and
+a test holds the two equal. Sums are of 64-bit integers in both, so they are equal to the last bit before they are divided.
 
 Rows without a value in an entity column are given a partition each: one partition of all rows without a device would not fit.
 """
@@ -29,8 +29,8 @@ def build(frame: DataFrame, recipe: Recipe, values: dict[str, list[str]]) -> Dat
     """
     from pyspark.sql import functions as F
 
-    if not recipe.follow:
-        raise ValueError("Spark's features are those of a night, whose labels follow; make the recipe with follow=True")
+    if not recipe.follow or recipe.graph:
+        raise ValueError("Spark's features are those of a night, whose labels follow, without groups: make the recipe with follow=True, graph=False")
     hours = (F.col("at") % DAY) / HOUR
     keyed = frame
     for entity in recipe.entities:
@@ -144,24 +144,30 @@ def _amounts(frame: DataFrame, entity: str, number: str, scale: Fixed, made: dic
         left = (total - F.when(apart, F.col(f"`{square}`")).otherwise(0)).cast("double")
         return F.sqrt(F.greatest(left / 2**16 * unit**2 / F.when(others > 0, others) - level * level, F.lit(0.0)))
 
-    has = value.isNotNull()
-    level, others = mean("ever", None, has)
-    plain = F.when(others >= 3, F.abs(value - level) > 2.5 * F.abs(level)).otherwise(False)
-    frame = frame.withColumn(ordinary, F.coalesce(has & ~plain, F.lit(False)))
-    deviation = spread(None, has, level, others) + 0.05 * F.abs(level) + 1e-9
+    # kept as columns: written out in each expression that needs them, one plan would hold hundreds of windows
+    has, level, others = (f"__{kind}_{entity}_{number}" for kind in ("has", "level", "others"))
+    expected, counted = mean("ever", None, value.isNotNull())
+    frame = frame.withColumn(has, value.isNotNull()).withColumn(level, expected).withColumn(others, counted)
+    far = F.when(F.col(f"`{others}`") >= 3, F.abs(value - F.col(f"`{level}`")) > 2.5 * F.abs(F.col(f"`{level}`"))).otherwise(False)
+    frame = frame.withColumn(ordinary, F.coalesce(value.isNotNull() & ~far, F.lit(False)))
+    width, count, calm, narrow = (f"__{kind}_{entity}_{number}" for kind in ("width", "count", "calm", "narrow"))
+    mild, usual, seen = F.col(f"`{ordinary}`"), F.col(f"`{calm}`"), F.col(f"`{count}`")
+    expected, counted = mean("ever", mild, mild)
+    frame = frame.withColumn(calm, expected).withColumn(count, counted)
+    frame = frame.withColumn(width, spread(None, F.col(f"`{has}`"), F.col(f"`{level}`"), F.col(f"`{others}`")))
+    frame = frame.withColumn(narrow, spread(mild, mild, usual, seen))
     for label in AMOUNT_WINDOWS:
         total, n = totals(label, own)
         made[f"{entity}.mean.{label}.{number}"] = F.when(there & (n > 0), total.cast("double") * scale.step / n)
         if label == "1d":
             made[f"{entity}.sum.1d.{number}"] = F.when(there, total.cast("double") * scale.step).otherwise(0.0)
         if label in ("30d", "ever"):
-            expected, _ = mean(label, None, has)
+            expected = mean(label, None, value.isNotNull())[0] if label != "ever" else F.col(f"`{level}`")
             made[f"{entity}.ratio.{label}.{number}"] = F.when(there & (F.abs(expected) > 1e-12), value / expected)
-    made[f"{entity}.distance.{number}"] = F.when(there & (others >= 3), (value - level) / deviation)
-    mild = F.col(f"`{ordinary}`")
-    usual, count = mean("ever", mild, mild)
+    deviation = F.col(f"`{width}`") + 0.05 * F.abs(F.col(f"`{level}`")) + 1e-9
+    made[f"{entity}.distance.{number}"] = F.when(there & (F.col(f"`{others}`") >= 3), (value - F.col(f"`{level}`")) / deviation)
     made[f"{entity}.ratio.usual.{number}"] = F.when(there & (F.abs(usual) > 1e-12), value / usual)
-    made[f"{entity}.distance.usual.{number}"] = F.when(there & (count >= 3), (value - usual) / (spread(mild, mild, usual, count) + 0.05 * F.abs(usual) + 1e-9))
+    made[f"{entity}.distance.usual.{number}"] = F.when(there & (seen >= 3), (value - usual) / (F.col(f"`{narrow}`") + 0.05 * F.abs(usual) + 1e-9))
     largest = F.max(own).over(_window([key], None)).cast("double") * scale.step
     made[f"{entity}.of_largest.{number}"] = F.when(there & (largest > 0), value / largest)
     return frame
@@ -222,40 +228,17 @@ def _risk(frame: DataFrame, entity: str) -> DataFrame:
 
 
 def _overall(frame: DataFrame) -> DataFrame:
-    """row_id and the share of bad among the labels that became known in the last 30 days before its moment.
+    """row_id and the share of bad among the labels that became known in the 30 days before its moment.
 
-    One window over all labels would be one partition: they are summed a minute first, and each row sums the minutes of its window
-    and the labels of its own and first minute one by one.
+    This window has no key, so it is one task: of moments, not of rows, and it spills where they do not fit.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    minute = 60_000_000
-    labels = frame.where(F.col("label").isNotNull()).groupBy("known_at").agg(F.count(F.lit(1)).alias("n"), F.sum((F.col("label") == 1).cast("long")).alias("bad"))
-    days = labels.withColumn("day", F.floor(F.col("known_at") / DAY)).groupBy("day").agg(F.sum("n").alias("n"), F.sum("bad").alias("bad"))
-    running = Window.orderBy("day").rowsBetween(Window.unboundedPreceding, 0)
-    days = days.select("day", F.sum("n").over(running).alias("n_through"), F.sum("bad").over(running).alias("bad_through"))
-    inside = Window.partitionBy("day").orderBy("known_at").rowsBetween(Window.unboundedPreceding, 0)
-    marks = labels.withColumn("day", F.floor(F.col("known_at") / DAY)).withColumn("n_in", F.sum("n").over(inside)).withColumn("bad_in", F.sum("bad").over(inside))
-    del minute
-
-    def through(asked: DataFrame, name: str) -> DataFrame:
-        """Counts of labels known before each distinct moment `m`."""
-        asked = asked.withColumn("day", F.floor((F.col("m") - 1) / DAY))
-        events = marks.select("day", (F.col("known_at") * 2 + 1).alias("k"), "n_in", "bad_in", F.lit(None).cast("long").alias("m"))
-        both = events.unionByName(asked.select("day", (F.col("m") * 2).alias("k"), "m"), allowMissingColumns=True)
-        window = Window.partitionBy("day").orderBy("k").rowsBetween(Window.unboundedPreceding, 0)
-        found = both.select("day", "m", F.max("n_in").over(window).alias("n_in"), F.max("bad_in").over(window).alias("bad_in")).where(F.col("m").isNotNull())
-        earlier = days.withColumnRenamed("day", "d")
-        found = found.join(F.broadcast(earlier), F.col("d") < F.col("day"), "left").groupBy("m").agg(
-            F.max("n_in").alias("n_in"), F.max("bad_in").alias("bad_in"), F.max("n_through").alias("n_before"), F.max("bad_through").alias("bad_before"))
-        zero = F.lit(0)
-        return found.select("m", (F.coalesce("n_in", zero) + F.coalesce("n_before", zero)).alias(f"n_{name}"),
-                            (F.coalesce("bad_in", zero) + F.coalesce("bad_before", zero)).alias(f"bad_{name}"))
-
-    moments = frame.select("row_id", F.col("at").alias("m"))
-    now = through(moments.select("m").distinct(), "now")
-    then = through(moments.select((F.col("m") - 30 * DAY).alias("m")).distinct(), "then").withColumnRenamed("m", "m_then")
-    joined = moments.join(now, "m", "left").withColumn("m_then", F.col("m") - 30 * DAY).join(then, "m_then", "left")
-    n = F.col("n_now") - F.col("n_then")
-    return joined.select("row_id", ((F.col("bad_now") - F.col("bad_then")) / F.greatest(n, F.lit(1))).alias("__overall"))
+    labels = frame.where(F.col("label").isNotNull()).groupBy((F.col("known_at") * 2 + 1).alias("moment")).agg(
+        F.count(F.lit(1)).alias("n"), F.sum((F.col("label") == 1).cast("long")).alias("bad"))
+    moments = frame.select((F.col("at") * 2).alias("moment")).distinct().withColumn("asked", F.lit(True))
+    month = Window.orderBy("moment").rangeBetween(-60 * DAY, 0)
+    share = F.coalesce(F.sum("bad").over(month), F.lit(0)) / F.greatest(F.coalesce(F.sum("n").over(month), F.lit(0)), F.lit(1))
+    told = labels.unionByName(moments, allowMissingColumns=True).select("moment", "asked", share.alias("__overall")).where("asked").drop("asked")
+    return frame.select("row_id", (F.col("at") * 2).alias("moment")).join(told, "moment").drop("moment")

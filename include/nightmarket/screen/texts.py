@@ -72,18 +72,47 @@ KINDS = ("words", "characters", "counts")
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Three readings of one text; the stack weighs them."""
+class Vectors:
+    """n-grams of words with punctuation marks (the habits of a hand, which no topic changes) and of characters (every language)."""
 
     by_words: Any
     by_characters: Any
+
+    @classmethod
+    def of(cls, texts: list[str]) -> Vectors:
+        """Learns which n-grams there are; no label is looked at."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        least = 2 if len(texts) > 50 else 1
+        kept = {"sublinear_tf": True, "min_df": least, "max_features": 200_000, "dtype": np.float32}
+        filled = [t if t.strip() else _EMPTY for t in texts]
+        return cls(TfidfVectorizer(ngram_range=(1, 2), token_pattern=_PIECE, **kept).fit(filled),
+                   TfidfVectorizer(analyzer="char", ngram_range=(3, 5), **kept).fit(filled))
+
+    def matrices(self, texts: list[str]) -> tuple[Any, Any]:
+        """Sparse (n, words) and (n, characters)."""
+        filled = [t if t.strip() else _EMPTY for t in texts]
+        return self.by_words.transform(filled), self.by_characters.transform(filled)
+
+
+_EMPTY = "∅ ∅ ∅"
+"""Stands for no text, so that a set of empty texts has words too."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Three readings of one text; the stack weighs them."""
+
+    vectors: Vectors
     words: Any
     characters: Any
     counts: Any
 
     def log_odds(self, texts: list[str]) -> dict[str, np.ndarray]:
         """For each of KINDS (n,): higher is more suspicious."""
-        words, characters = self.by_words.transform(texts), self.by_characters.transform(texts)
+        return self.of(*self.vectors.matrices(texts))
+
+    def of(self, words: Any, characters: Any) -> dict[str, np.ndarray]:
         chances = self.counts.predict_log_proba(words)
         return {
             "words": np.asarray(self.words.decision_function(words)), "characters": np.asarray(self.characters.decision_function(characters)),
@@ -91,24 +120,14 @@ class Reader:
         }
 
 
-def fit_reader(texts: list[str], label: np.ndarray, weight: np.ndarray) -> Reader:
-    """Fits on texts with 1/0 labels: logistic regression on n-grams of words with punctuation marks (the habits of a hand that
-    no topic changes) and on n-grams of characters (every language), and complement naive Bayes (Rennie et al., 2003), which holds
-    where the subject is another one.
+def fit_reader(vectors: Vectors, words: Any, characters: Any, label: np.ndarray, weight: np.ndarray, seed: int) -> Reader:
+    """Fits on the matrices of texts with 1/0 labels: logistic regression on each, and complement naive Bayes (Rennie et al., 2003)
+    on words, which holds where the subject is another one.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.naive_bayes import ComplementNB
 
-    least = 2 if len(texts) > 50 else 1
-    kept = {"sublinear_tf": True, "min_df": least, "max_features": 200_000, "dtype": np.float32}
-    by_words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=_PIECE, **kept)
-    by_characters = TfidfVectorizer(analyzer="char", ngram_range=(3, 5), **kept)
-    # a token that is always there: a set of empty texts has words too
-    filled = [t if t.strip() else "∅ ∅ ∅" for t in texts]
-    words, characters = by_words.fit_transform(filled), by_characters.fit_transform(filled)
-    return Reader(
-        by_words, by_characters, LogisticRegression(C=10.0, max_iter=300, class_weight="balanced").fit(words, label, sample_weight=weight),
-        LogisticRegression(C=10.0, max_iter=300, class_weight="balanced").fit(characters, label, sample_weight=weight),
-        ComplementNB(alpha=0.5).fit(words, label, sample_weight=weight),
-    )
+    def regression(X: Any) -> Any:
+        return LogisticRegression(C=10.0, solver="liblinear", max_iter=200, class_weight="balanced", random_state=seed).fit(X, label, sample_weight=weight)
+
+    return Reader(vectors, regression(words), regression(characters), ComplementNB(alpha=0.5).fit(words, label, sample_weight=weight))
