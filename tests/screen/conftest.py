@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 
-def payments(seed: int, days: int = 90, cards: int = 150, terminals: int = 120) -> pd.DataFrame:
+def payments(seed: int, days: int = 75, cards: int = 100, terminals: int = 80) -> pd.DataFrame:
     """About 2.3 payments a card and day; 3 to 5 % fraud, most of it at bad terminals."""
     rng = np.random.default_rng(seed)
     n = rng.poisson(2.3 * cards * days)
@@ -22,10 +22,10 @@ def payments(seed: int, days: int = 90, cards: int = 150, terminals: int = 120) 
     mean = rng.uniform(5, 80, cards)
     amount = np.abs(rng.normal(mean[card], mean[card] / 2)).round(2)
     fraud = np.zeros(n, bool)
-    for _ in range(days // 4):
+    for _ in range(days // 5):
         start = rng.integers(0, days) * 86400
         fraud |= (terminal == rng.integers(0, terminals)) & (second >= start) & (second < start + 20 * 86400)
-    for _ in range(days // 3):
+    for _ in range(days // 4):
         start = rng.integers(0, days) * 86400
         stolen = (card == rng.integers(0, cards)) & (second >= start) & (second < start + 10 * 86400) & (rng.random(n) < 0.4)
         amount = np.where(stolen & ~fraud, amount * 5, amount)

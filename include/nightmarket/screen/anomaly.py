@@ -35,6 +35,7 @@ class Strangeness:
     groups: np.ndarray
     """Which features say nearly the same."""
     weights: np.ndarray
+    """(f, 2) of the upper and the lower tail."""
     forest: Forest | None
     ladder: np.ndarray
     """(q, f) quantiles of what is usual."""
@@ -45,10 +46,9 @@ class Strangeness:
         found = np.zeros((len(X), len(self.columns)), np.float32)
         for k, f in enumerate(self.columns):
             values = X[:, f].astype(np.float64)
-            upper = _surprise(values, self.ladder[:, k], self.levels)
-            lower = _surprise(-values, -self.ladder[::-1, k], 1 - self.levels[::-1]) if self.sides[k] <= 0 else upper
-            both = upper if self.sides[k] > 0 else lower if self.sides[k] < 0 else np.maximum(upper, lower)
-            found[:, k] = np.where(np.isfinite(values), both, 0) * self.weights[k]
+            upper = _surprise(values, self.ladder[:, k], self.levels) * self.weights[k, 0] if self.sides[k] >= 0 else 0.0
+            lower = _surprise(-values, -self.ladder[::-1, k], 1 - self.levels[::-1]) * self.weights[k, 1] if self.sides[k] <= 0 else 0.0
+            found[:, k] = np.where(np.isfinite(values), np.maximum(upper, lower), 0)
         return found
 
     def alone(self, X: np.ndarray) -> np.ndarray:
@@ -104,13 +104,13 @@ def fit(names: Sequence[str], X: np.ndarray, past: np.ndarray, seed: int) -> Str
     step = 1 / max(len(take), 20)
     fine = np.geomspace(step, 0.09, 40)
     levels = np.unique(np.concatenate([[0.0], fine, np.linspace(0.1, 0.9, 9), 1 - fine, [1.0]]))
-    ladder, weights = np.zeros((len(levels), len(chosen))), np.zeros(len(chosen))
+    ladder, weights = np.zeros((len(levels), len(chosen))), np.zeros((len(chosen), 2))
     sides = np.array([_side(names[f]) or 0 for f in chosen])
     for k in range(len(chosen)):
         known = A[np.isfinite(A[:, k]), k]
         if len(known) >= 2 and known.min() < known.max():
             ladder[:, k] = np.maximum.accumulate(np.quantile(known, levels))
-            weights[k] = max(_heaviness(known) if sides[k] >= 0 else 0.0, _heaviness(-known) if sides[k] <= 0 else 0.0)
+            weights[k] = np.array([_heaviness(known), _heaviness(-known)]) * _habit(names, chosen[k], X, take)
     families = [features.family(names[f]) for f in chosen]
     order = {f: i for i, f in enumerate(dict.fromkeys(families))}
     groups = np.array([order[f] for f in families], np.int64)
@@ -119,17 +119,33 @@ def fit(names: Sequence[str], X: np.ndarray, past: np.ndarray, seed: int) -> Str
 
 
 def _heaviness(values: np.ndarray) -> float:
-    """Weight in [0.3, 1] of a feature's upper tail: 1 where it reaches twice as far as a normal distribution's."""
+    """Weight in [0.3, 1] of a feature's upper tail: 1 where it reaches half as far again as a normal distribution's."""
     middle, high, top = np.quantile(values, [0.5, 0.95, 0.999])
     if high <= middle:
         return 1.0 if top > middle else 0.3
-    return float(np.clip((top - middle) / (high - middle) / _NORMAL - 1, 0.3, 1.0))
+    return float(np.clip(((top - middle) / (high - middle) / _NORMAL - 1) * 2, 0.3, 1.0))
+
+
+def _habit(names: Sequence[str], f: int, X: np.ndarray, take: np.ndarray) -> float:
+    """Weight in [0.2, 1] of a distance from an entity's habit: as far as its entities have one, as the correlation of rows with it."""
+    parts = names[f].split(".")
+    if features.kind(names[f]) not in ("ratio", "distance") or parts[-1] not in names:
+        return 1.0
+    ratio = f"{parts[0]}.ratio.usual.{parts[-1]}"
+    if ratio not in names:
+        return 1.0
+    own, times = X[take, names.index(parts[-1])].astype(np.float64), X[take, names.index(ratio)].astype(np.float64)
+    there = np.isfinite(own) & np.isfinite(times) & (np.abs(times) > 1e-9)
+    if there.sum() < 30:
+        return 1.0
+    one, usual = (np.argsort(np.argsort(v, kind="stable"), kind="stable") for v in (own[there], own[there] / times[there]))
+    return float(np.clip(1.5 * np.corrcoef(one, usual)[0, 1], 0.2, 1.0))
 
 
 def _side(name: str) -> int | None:
     """On which side a feature is suspicious; None: on neither, it says where, when or how long known."""
     kind = features.kind(name)
-    if kind in ("rows", "velocity", "sum", "ratio", "distance", "of_largest", "different", "new", "copies", "repeats", "links", "category"):
+    if kind in ("rows", "sum", "ratio", "distance", "of_largest", "different", "new", "copies", "repeats", "links", "category"):
         return None if kind == "of_largest" else 1
     if kind in ("habit", "hours_since"):
         return -1

@@ -355,8 +355,11 @@ def _streak(history: History, asked: np.ndarray, happened: np.ndarray, bad: np.n
     return since, length
 
 
-def score_windows(rows: Rows, recipe: Recipe, scores: np.ndarray, windows: Sequence[str] = tuple(SCORE_WINDOWS)) -> Matrix:
-    """Provisional scores (n,) in [0, 1] of the other rows of each entity up to the row's moment: what labels do not tell yet."""
+def score_windows(rows: Rows, recipe: Recipe, scores: np.ndarray, windows: Sequence[str] = tuple(SCORE_WINDOWS), what: str = "suspicion") -> Matrix:
+    """Provisional scores (n,) in [0, 1] of the other rows of each entity up to the row's moment: what labels do not tell yet.
+
+    `what` names them: "suspicion" for scores of all that is known, "looks" for those of behaviour alone.
+    """
     made = Matrix()
     integers = np.rint(np.clip(np.nan_to_num(scores), 0, 1) * 2**30).astype(np.int64)
     moments = Moments(rows.times, rows.times)
@@ -368,9 +371,9 @@ def score_windows(rows: Rows, recipe: Recipe, scores: np.ndarray, windows: Seque
         for label in windows:
             bounds = history.bounds(SCORE_WINDOWS[label])
             total = (history.total(sums, bounds) - integers) / 2**30
-            made.add(f"{entity}.suspicion.{label}", np.where(none, np.nan, total))
+            made.add(f"{entity}.{what}.{label}", np.where(none, np.nan, total))
         largest = History(codes, moments, codes, strict=True).largest(integers)
-        made.add(f"{entity}.suspicion.largest", np.where(none | (largest == NEVER), np.nan, largest / 2**30))
+        made.add(f"{entity}.{what}.largest", np.where(none | (largest == NEVER), np.nan, largest / 2**30))
     return made
 
 
@@ -399,5 +402,5 @@ _KINDS = {
     "distance": "amount", "of_largest": "amount", "habit": "habit", "with": "habit", "different": "sharing", "new": "sharing", "group": "sharing",
     "known_bad": "risk", "risk": "risk", "days_since_bad": "risk", "days_since_good": "risk", "days_bad_streak": "risk", "bad_streak": "risk",
     "unexplained": "unexplained", "days_unexplained_streak": "unexplained", "unexplained_streak": "unexplained",
-    "suspicion": "suspicion", "sharing": "sharing",
+    "suspicion": "suspicion", "looks": "suspicion", "sharing": "sharing",
 }

@@ -100,7 +100,7 @@ def _entity(parts: list[str], value: float) -> str | None:
             return f"{entity} bad without looking so for {value:.1f} days"
         case "unexplained_streak":
             return f"{value:.0f} known rows of this {entity} in a row are bad without looking so"
-        case "suspicion":
+        case "suspicion" | "looks":
             if rest[0] == "largest":
                 return f"an earlier row of this {entity} scored {value:.2f}"
             return f"suspicion of this {entity}'s rows {span} sums to {value:.2f}"

@@ -47,7 +47,7 @@ class Options:
     folds: int = 5
     negatives: int = 150_000
     """At most this many good rows are learned from; they stand for the rest."""
-    seeds: int = 1
+    seeds: int = 2
     """Models averaged in the second pass."""
     threads: int = 0
     follow_new_labels: bool = False
@@ -328,7 +328,9 @@ def second_features(rows: Rows, recipe: Recipe, X: np.ndarray, made: dict[str, A
 
     more = features.score_windows(rows, recipe, scores("trees", slice(None)))
     if "behaviour" in made:
-        more.extend(features.unexplained(rows, recipe, scores("behaviour", blind)))
+        looks = scores("behaviour", blind)
+        more.extend(features.score_windows(rows, recipe, looks, ("1d", "7d", "14d"), "looks"))
+        more.extend(features.unexplained(rows, recipe, looks))
     return more
 
 
