@@ -1,0 +1,510 @@
+"""The screening of a table: TRAIN and NEW in, one decision for each row of NEW out.
+
+1. Both files become one history in a fixed order (`table`), described as of each row's moment (`features`, `texts`).
+2. What learns, learns from labels known before the first row of NEW (the cut): trees, a linear model where rows are few, a
+   reader of texts; and an isolation forest from rows before the cut, labelled or not. Each is fitted on folds too, so that its
+   predictions of rows it has not seen are there for what follows.
+3. Those predictions are *provisional scores*: their sums over each entity's past are features of a second pass of trees. So a
+   card whose last rows look like fraud is suspicious before anybody's verdict is in.
+4. A stack weighs the learners, a calibration makes probabilities, the cost table makes decisions (`decisions`).
+
+Where verdicts arrive among the rows of NEW (its time overlaps TRAIN's), everything is learned again each time their number has
+doubled, and a row is judged by the model of its moment. With too few labels the forest alone decides, and nothing is blocked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nightmarket import log as logs
+from nightmarket.command import Refused
+from nightmarket.screen import anomaly, calibration, decisions, features, learners, reasons, texts
+from nightmarket.screen.decisions import Costs, Thresholds
+from nightmarket.screen.features import Matrix, Recipe
+from nightmarket.screen.table import Asked, Ranges, Rows, find_roles, read_rows
+from nightmarket.screen.windows import DAY, History, Moments
+
+LOG = logs.logger("screen")
+LEAST = 10
+"""Known rows of each class from which on labels are learned from."""
+_FEW_ROWS = 20_000
+"""Rows up to which a linear model is asked too."""
+
+
+@dataclass(frozen=True)
+class Options:
+    label_delay_days: float = 0.0
+    seed: int = 17
+    costs: Costs = field(default_factory=Costs)
+    folds: int = 5
+    negatives: int = 150_000
+    """At most this many good rows are learned from; they stand for the rest."""
+    seeds: int = 2
+    """Models averaged in the second pass."""
+    threads: int = 0
+    follow_new_labels: bool = False
+    """Labels that NEW carries count in the histories of later rows, from when they are known."""
+    train_from: int | None = None
+    """Microseconds: earlier rows are history, not examples."""
+    reasons_for: int = 20_000
+    """Rows for which reasons are told at most, the most suspicious first."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """`table` has one row for each row of NEW, in its order: the id, score, probability, decision, reasons, threshold, model, notes."""
+
+    table: pa.Table
+    summary: dict[str, Any]
+
+
+def screen(train: pa.Table, new: pa.Table, asked: Asked, options: Options, now: int, ranges: Ranges | None = None) -> Judged:
+    """Judges every row of `new`. `now` is the clock in microseconds since 1970: rows of `train` after it are left out.
+
+    Raises UsageError (columns) and Refused (rows) from reading, and Refused where `train` holds no usable row.
+    """
+    roles = find_roles(train, new, asked)
+    if not roles.timestamp:
+        options = replace(options, label_delay_days=0.0)
+    LOG.info(logs.said("roles", id=roles.id, timestamp=roles.timestamp, label=roles.label, label_known_at=roles.label_known_at,
+                       entities=",".join(roles.entities), numbers=",".join(roles.numbers), categories=",".join(roles.categories),
+                       texts=",".join(roles.texts), times=",".join(roles.other_times), not_used=roles.dropped or None))
+    train, _ = _in_order(train, roles.timestamp, roles.id)
+    new, places = _in_order(new, roles.timestamp, roles.id)
+    rows = read_rows(train, new, roles, options.label_delay_days, now, options.follow_new_labels, ranges)
+    for what, count in rows.mended.items():
+        LOG.warning(logs.said("mended", what=what, rows=count))
+    if not rows.new.any():
+        return Judged(_table(rows, np.zeros(0), np.zeros(0), np.zeros(0, int), [], np.zeros(0), "none", [], np.zeros(0, int)), {"rows": 0})
+    if rows.new.all():
+        raise Refused("--train has no usable row to learn from; give it rows with readable times")
+    verdict = judge(rows, options)
+    notes = _notes(rows, now)
+    decision = np.where((notes != "") & (verdict.decision == decisions.ALLOW), decisions.REVIEW, verdict.decision)
+    made = _table(rows, verdict.score, verdict.probability, decision, verdict.reasons, verdict.threshold, verdict.model, notes, places)
+    return Judged(made, verdict.summary | {"decisions": {str(n): int((decision == i).sum()) for i, n in enumerate(decisions.NAMES)},
+                                           "mended": rows.mended})
+
+
+def _in_order(table: pa.Table, timestamp: str | None, key: str | None) -> tuple[pa.Table, np.ndarray]:
+    """The table by time and id, and where its rows were: no result depends on the order of a file."""
+    keys = [(c, "ascending") for c in (timestamp, key) if c]
+    if not keys or not len(table):
+        return table, np.arange(len(table))
+    try:
+        index = pc.sort_indices(table.select([c for c, _ in keys]), sort_keys=keys)
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        plain = pa.table({c: table[c].cast(pa.string()) for c, _ in keys})
+        index = pc.sort_indices(plain, sort_keys=keys)
+    return table.take(index), np.asarray(index)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """(k,) of the rows of NEW, in the order of `Rows`."""
+
+    score: np.ndarray
+    probability: np.ndarray
+    decision: np.ndarray
+    reasons: list[list[str]]
+    threshold: np.ndarray
+    model: str
+    summary: dict[str, Any]
+
+
+def judge(rows: Rows, options: Options) -> Verdict:
+    """Learns and judges; see the module's text."""
+    cut = int(rows.times[rows.new & ~rows.timeless].min(initial=np.iinfo(np.int64).max))
+    if cut == np.iinfo(np.int64).max:
+        cut = int(rows.times[~rows.new].max()) + 1
+    early = _enough(rows, _known(rows, cut, options))
+    follow = options.follow_new_labels or not early
+    past = rows.times[~rows.new & (rows.times < cut)]
+    span = int(np.ptp(past)) if len(past) else 0
+    recipe = features.make_recipe(rows, follow, cut, int(np.clip(span / 4, DAY, 30 * DAY)))
+    with logs.stage(LOG, "features", rows=len(rows)) as said:
+        matrix = features.build(rows, recipe)
+        describe_texts(matrix, rows)
+        X = matrix.array()
+        matrix.columns.clear()  # the array is all that is needed, and large
+        said["features"] = X.shape[1]
+    fresh = np.flatnonzero(rows.new)
+    score, probability = np.zeros(len(fresh)), np.full(len(fresh), np.nan)
+    decision, threshold = np.zeros(len(fresh), int), np.zeros(len(fresh))
+    told: list[list[str]] = [[] for _ in fresh]
+    cuts = _cuts(rows, cut, early, options)
+    summary: dict[str, Any] = {"models": []}
+    names: list[str] = []
+    for k, start in enumerate(cuts):
+        until = cuts[k + 1] if k + 1 < len(cuts) else np.iinfo(np.int64).max
+        # the first model also judges what has no time
+        mine = np.flatnonzero((rows.times[fresh] >= (start if k else np.iinfo(np.int64).min)) & (rows.times[fresh] < until))
+        if not len(mine):
+            continue
+        judged = _stage(rows, recipe, matrix.names, X, start, fresh[mine], options)
+        score[mine], probability[mine], decision[mine], threshold[mine] = judged.score, judged.probability, judged.decision, judged.threshold
+        for i, why in zip(mine, judged.reasons, strict=True):
+            told[i] = why
+        names.append(judged.model)
+        summary["models"].append(judged.summary | {"from": str(np.datetime64(start, "us"))})
+    return Verdict(score, probability, decision, told, threshold, "+".join(names[-1:]), summary)
+
+
+def _known(rows: Rows, cut: int, options: Options) -> np.ndarray:
+    """Indices of the rows that can be learned from at `cut`."""
+    known = ~rows.new & ~np.isnan(rows.label) & (rows.known_at <= cut) & (rows.times < cut)
+    if options.train_from is not None:
+        known &= rows.times >= options.train_from
+    return np.flatnonzero(known)
+
+
+def _enough(rows: Rows, index: np.ndarray) -> bool:
+    return min((rows.label[index] == 1).sum(), (rows.label[index] == 0).sum()) >= LEAST
+
+
+def _cuts(rows: Rows, cut: int, early: bool, options: Options) -> list[int]:
+    """Moments at which models are learned: the first row of NEW, and where labels come in among its rows, each doubling."""
+    arrivals = np.sort(rows.known_at[~rows.new & ~np.isnan(rows.label)])
+    # found from the labels alone, in the order they come: later labels move no earlier cut
+    have = int(np.searchsorted(arrivals, cut, "right"))
+    cuts = [cut]
+    target = max(2 * have, 200)
+    while target <= len(arrivals):
+        at = int(arrivals[target - 1]) + 1
+        if at > cuts[-1] and not early:
+            cuts.append(at)
+        target *= 2
+    return cuts
+
+
+@dataclass(frozen=True)
+class _Judged:
+    score: np.ndarray
+    probability: np.ndarray
+    decision: np.ndarray
+    threshold: np.ndarray
+    reasons: list[list[str]]
+    model: str
+    summary: dict[str, Any]
+
+
+def _stage(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, cut: int, asked: np.ndarray, options: Options) -> _Judged:
+    """One model, learned from what was known at `cut`, and its judgement of the rows `asked`."""
+    with logs.stage(LOG, "learned") as said:
+        model, held = learn(rows, recipe, names, X, cut, options)
+        said.update({k: v for k, v in model.summary.items() if not isinstance(v, (dict, list))})
+    with logs.stage(LOG, "judged", rows=len(asked)):
+        return model.judge(rows, recipe, names, X, asked, held, options)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What learners said of the rows they were learned from, each by a model that had not seen it."""
+
+    index: np.ndarray
+    log_odds: dict[str, np.ndarray]
+
+
+def learn(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, cut: int, options: Options) -> tuple[Supervised | Unlabelled, Held]:
+    """A model of the labels known at `cut`; where they are too few, of what is usual before it.
+
+    `X` (n, f) are the features `names` of all rows, as `features.build` and `describe_texts` make them.
+    """
+    past = np.flatnonzero(~rows.new & (rows.times < cut))
+    if not len(past):
+        past = np.flatnonzero(~rows.new)[:1]
+    known = _known(rows, cut, options)
+    if _enough(rows, known):
+        return _learn_labels(rows, recipe, names, X, past, known, options)
+    LOG.warning(logs.said("too few labels, judged by strangeness alone", bad=int((rows.label[known] == 1).sum()),
+                          good=int((rows.label[known] == 0).sum()), needed=LEAST))
+    return _learn_usual(rows, recipe, names, X, past, options), Held(known[:0], {})
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Strangeness and the score from which a row is looked at."""
+
+    strangeness: anomaly.Strangeness
+    thresholds: Thresholds
+    tops: dict[int, float]
+    summary: dict[str, Any]
+
+    def judge(self, rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, asked: np.ndarray, held: Held, options: Options) -> _Judged:
+        del held
+        near = np.flatnonzero(rows.times >= rows.times[asked].min(initial=recipe.cut) - features.LONGEST)
+        score = np.zeros(len(rows))
+        score[near] = self.strangeness.alone(X[near])
+        score = _as_share(anomaly.in_company(rows, recipe, score)[asked])
+        lifted, why = _beyond(names, X[asked], self.tops)
+        score = np.where(lifted > 0, 1 - (1 - score) / (2 + lifted), score)
+        decision = self.thresholds.decide(score)
+        decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
+        told = _told(names, X[asked], self.strangeness.push, rows, recipe, score, why, options)
+        return _Judged(score, np.full(len(asked), np.nan), decision, np.full(len(asked), self.thresholds.review), told, self.summary["model"], self.summary)
+
+
+def _learn_usual(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, options: Options) -> Unlabelled:
+    strangeness = anomaly.fit(names, X, past, options.seed)
+    score = np.zeros(len(rows))
+    score[past] = strangeness.alone(X[past])
+    before = _as_share(anomaly.in_company(rows, recipe, score)[past])
+    days = max(float(np.ptp(rows.times[past])) / DAY, 1.0)
+    thresholds = decisions.by_share(options.costs, before, days)
+    model = _digest({"recipe": repr(recipe), "seed": options.seed, "past": len(past), "kind": "strangeness"})
+    return Unlabelled(strangeness, thresholds, _tops(names, X[past]), {"kind": "strangeness", "model": model, "threshold_review": thresholds.review})
+
+
+def _as_share(surprise: np.ndarray) -> np.ndarray:
+    return np.asarray(1 - np.exp(-surprise / 8))
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Learners, what they weigh, and what follows from their sum."""
+
+    learners: dict[str, Any]
+    """By name; `behaviour` and `trees` also score the rows of the last days, for `second`."""
+    blind: np.ndarray
+    """Features that know no labels."""
+    stack: calibration.Stack
+    curve: calibration.Calibration
+    ceiling: float
+    """Largest log-odds of any row learned from."""
+    thresholds: Thresholds
+    tops: dict[int, float]
+    summary: dict[str, Any]
+
+    def judge(self, rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, asked: np.ndarray, held: Held, options: Options) -> _Judged:
+        B = X[asked]
+        parts: dict[str, np.ndarray] = {}
+        for column, given in rows.texts.items():
+            told = self.learners[column].log_odds([given[i] for i in asked])
+            parts |= {f"{column}.{kind}": told[kind] for kind in texts.KINDS}
+        for name in ("trees", "linear"):
+            if name in self.learners:
+                parts[name] = self.learners[name].log_odds(B)
+        if "second" in self.learners:
+            more = second_features(rows, recipe, X, self.learners, self.blind, asked, held, {"trees": parts["trees"]})
+            B, names = np.hstack([B, more.array()[asked]]), names + more.names
+            parts["second"] = self.learners["second"].log_odds(B)
+        raw = self.stack.log_odds(parts)
+        lifted, why = _beyond(names, B, self.tops)
+        raw = np.where(lifted > 0, np.maximum(raw, self.ceiling) + lifted, raw)
+        probability, score = self.curve.probability(raw), 1 / (1 + np.exp(-raw))
+        decision = self.thresholds.decide(probability)
+        decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
+        teller = self.learners["second" if "second" in self.learners else "trees"]
+        told_reasons = _told(names, B, teller.contributions, rows, recipe, score, why, options)
+        return _Judged(score, probability, decision, np.full(len(asked), self.thresholds.review), told_reasons, self.summary["model"], self.summary)
+
+
+def second_features(rows: Rows, recipe: Recipe, X: np.ndarray, made: dict[str, Any], blind: np.ndarray, asked: np.ndarray, held: Held,
+                    done: dict[str, np.ndarray]) -> Matrix:
+    """Provisional scores of each entity's other rows, and its known labels beyond what behaviour tells.
+
+    Rows that were learned from are scored by models that had not seen them (`held`), the rows `asked` and those of the days
+    before by the models in `made`; `done` has what these already said of `asked`.
+    """
+    first = min(rows.times[i].min() for i in (held.index, asked) if len(i))
+    todo = np.setdiff1d(np.flatnonzero(rows.times >= first - features.LONGEST), np.concatenate([held.index, asked]))
+
+    def scores(name: str, columns: np.ndarray | slice) -> np.ndarray:
+        found = np.full(len(rows), -np.inf)
+        found[held.index] = held.log_odds[name] if len(held.index) else []
+        for index in (todo, asked):
+            if len(index):
+                known = done.get(name) if index is asked else None
+                found[index] = made[name].log_odds(X[index][:, columns]) if known is None else known
+        return 1 / (1 + np.exp(-found))
+
+    more = features.score_windows(rows, recipe, scores("trees", slice(None)))
+    if "behaviour" in made:
+        looks = scores("behaviour", blind)
+        more.extend(features.score_windows(rows, recipe, looks, ("1d", "7d", "14d"), "looks"))
+        more.extend(features.unexplained(rows, recipe, looks))
+    return more
+
+
+def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, known: np.ndarray, options: Options) -> tuple[Supervised, Held]:
+    label = rows.label[known]
+    index, weight = learners.thinned(label, options.negatives, options.seed)
+    learned = known[index]
+    y = rows.label[learned]
+    fit = _Fitting(rows, learned, y, weight, learners.folds_of(rows.times[learned], y, options.folds, options.seed), options)
+    made: dict[str, Any] = {}
+    held: dict[str, np.ndarray] = {}
+    for column in rows.texts:
+        made[column], told = fit.reader(column)
+        held |= {f"{column}.{kind}": told[kind] for kind in texts.KINDS}
+    A = X[learned]
+    settings = fit.settings(A)
+    made["trees"], held["trees"] = fit.trees(A, settings, 1)
+    doubt = weight * learners.trust(y, held["trees"])
+    if len(learned) <= _FEW_ROWS and X.shape[1]:
+        made["linear"], held["linear"] = fit.linear(A)
+    blind = np.flatnonzero([features.kind(n) not in features.LABEL_KINDS for n in names])
+    apart: dict[str, np.ndarray] = {}
+    if recipe.entities:
+        if len(blind) < len(names):
+            made["behaviour"], apart["behaviour"] = fit.trees(A[:, blind], settings, 1)
+        more = second_features(rows, recipe, X, made, blind, learned[:0], Held(learned, held | apart), {})
+        made["second"], held["second"] = replace(fit, weight=doubt).trees(np.hstack([A, more.array()[learned]]), settings, options.seeds)
+    stack = calibration.fit_stack(held, y, weight)
+    sum_ = stack.log_odds(held)
+    curve = calibration.fit_calibration(sum_, y, weight)
+    days = max(float(np.ptp(rows.times[learned])) / DAY, 1.0)
+    thresholds = decisions.by_cost(options.costs, curve.probability(sum_), weight, days)
+    weights = {n: round(float(w), 4) for n, w in zip(stack.names, stack.weights, strict=True)}
+    summary = {
+        "kind": "labels", "model": _digest({"recipe": repr(recipe), "options": asdict(options), "rows": len(learned), "weights": weights}),
+        "bad": int((y == 1).sum()), "good": int((label == 0).sum()), "leaves": settings.leaves, "rounds": settings.rounds, "stack": weights,
+        "threshold_review": thresholds.review, "threshold_block": thresholds.block, "doubted": int((doubt < weight * 0.999).sum()),
+    }
+    model = Supervised(made, blind, stack, curve, float(sum_.max()), thresholds, _tops(names, X[past]), summary)
+    return model, Held(learned, held | apart)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """Rows to learn from; A below is (learned, f). What is fitted comes with its log-odds of rows it has not seen."""
+
+    rows: Rows
+    learned: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    folds: np.ndarray
+    options: Options
+
+    def settings(self, A: np.ndarray) -> learners.TreeSettings:
+        """Size and number of the trees: tried on the newest fold by those of the others."""
+        positives = int((self.y == 1).sum())
+        base = learners.TreeSettings(rounds=600, threads=self.options.threads, least=int(np.clip(len(self.y) // 200, 5, 40)))
+        last = self.folds == self.folds.max()
+        best: tuple[float, learners.TreeSettings] | None = None
+        for settings in [replace(base, leaves=n) for n in ((7, 15) if positives < learners.FEW else (15, 31, 63))]:
+            watched = A[last], self.y[last], self.weight[last]
+            fitted = learners.fit_trees(A[~last], self.y[~last], self.weight[~last], settings, [self.options.seed], watched)
+            loss = _log_loss(fitted.log_odds(A[last]), self.y[last], self.weight[last])
+            if best is None or loss < best[0]:
+                best = (loss, replace(settings, rounds=max(learners.rounds_of(fitted), 20)))
+        assert best is not None
+        return best[1]
+
+    def trees(self, A: np.ndarray, settings: learners.TreeSettings, seeds: int) -> tuple[learners.Trees, np.ndarray]:
+        held = np.zeros(len(self.learned))
+        for k in np.unique(self.folds):
+            mask = self.folds != k
+            held[~mask] = learners.fit_trees(A[mask], self.y[mask], self.weight[mask], settings, [self.options.seed]).log_odds(A[~mask])
+        return learners.fit_trees(A, self.y, self.weight, settings, [self.options.seed + i for i in range(seeds)]), held
+
+    def linear(self, A: np.ndarray) -> tuple[learners.Linear, np.ndarray]:
+        held = np.zeros(len(self.learned))
+        for k in np.unique(self.folds):
+            mask = self.folds != k
+            held[~mask] = learners.fit_linear(A[mask], self.y[mask], self.weight[mask]).log_odds(A[~mask])
+        return learners.fit_linear(A, self.y, self.weight), held
+
+    def reader(self, column: str) -> tuple[texts.Reader, dict[str, np.ndarray]]:
+        given = [self.rows.texts[column][i] for i in self.learned]
+        vectors = texts.Vectors.of(given)
+        words, characters = vectors.matrices(given)
+
+        def fitted(mask: np.ndarray) -> texts.Reader:
+            return texts.fit_reader(vectors, words[mask], characters[mask], self.y[mask], self.weight[mask], self.options.seed)
+
+        held = {kind: np.zeros(len(given)) for kind in texts.KINDS}
+        for k in np.unique(self.folds):
+            out = self.folds == k
+            for kind, z in fitted(~out).of(words[out], characters[out]).items():
+                held[kind][out] = z
+        return fitted(np.ones(len(given), bool)), held
+
+
+def _log_loss(log_odds: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
+    return float((weight * (np.logaddexp(0, log_odds) - label * log_odds)).sum() / weight.sum())
+
+
+def describe_texts(matrix: Matrix, rows: Rows) -> None:
+    """How texts are written, and how many near-copies there were before each."""
+    for column, given in rows.texts.items():
+        written = texts.style(given)
+        for i, name in enumerate(texts.STYLE):
+            matrix.add(f"text.{column}.{name}", written[:, i])
+        moments = Moments(rows.times, rows.times)
+        copies = np.zeros(len(rows), np.int64)
+        for band in texts.bands(given):
+            copies = np.maximum(copies, History(band, moments, band).count(None) - (band >= 0))
+        matrix.add(f"text.{column}.copies", np.where(np.array([bool(t.strip()) for t in given]), copies, np.nan))
+
+
+def _tops(names: list[str], X: np.ndarray) -> dict[int, float]:
+    """The largest value of each count of rows, by its column."""
+    counts = [f for f, n in enumerate(names) if features.kind(n) in ("rows", "new", "copies") and not n.endswith(".rows.ever")]
+    return {f: max(float(np.nanmax(X[:, f])) if np.isfinite(X[:, f]).any() else 0.0, 1.0) for f in counts}
+
+
+def _beyond(names: list[str], B: np.ndarray, tops: dict[int, float]) -> tuple[np.ndarray, list[str | None]]:
+    """How far counts lie beyond anything seen before, as log2 of the excess; 0 within three times that. And in words.
+
+    Trees and forests cannot tell what lies outside what they were fitted on from what lies at its edge; counts can.
+    """
+    lifted, which = np.zeros(len(B)), np.full(len(B), -1)
+    for f, top in tops.items():
+        excess = np.where(B[:, f] >= max(3 * top, 20.0), np.log2(np.maximum(B[:, f], 1) / top), 0.0)
+        better = excess > lifted
+        lifted[better], which[better] = excess[better], f
+    return lifted, [None if f < 0 else f"{reasons.told(names[f], float(B[i, f]))}, far beyond anything before" for i, f in enumerate(which)]
+
+
+def _told(names: list[str], values: np.ndarray, push: Callable[[np.ndarray], np.ndarray], rows: Rows, recipe: Recipe, score: np.ndarray,
+          first: list[str | None], options: Options) -> list[list[str]]:
+    """Reasons of the most suspicious rows, as many as the options say; `push` gives what each feature adds to their scores."""
+    chosen = np.lexsort((np.arange(len(score)), -score))[:options.reasons_for]
+    told: list[list[str]] = [[] for _ in score]
+    if len(chosen) and len(names):
+        words = {n: [rows.categories[n][1][c] for c in codes] for n, codes in recipe.categories.items()}
+        for i, why in zip(chosen, reasons.top(names, values[chosen], push(values[chosen]), words), strict=True):
+            told[i] = why
+    return [([f, *why] if f else why)[:3] for f, why in zip(first, told, strict=True)]
+
+
+def _digest(what: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _notes(rows: Rows, now: int) -> np.ndarray:
+    """(k,) what is wrong with a row of NEW itself; such rows are looked at by a person at least."""
+    fresh = np.flatnonzero(rows.new)
+    notes = np.full(len(fresh), "", dtype=object)
+    for mask, word in ((rows.timeless[fresh], "its time cannot be read"), (rows.times[fresh] > now + DAY, "its time lies in the future"),
+                       (rows.backwards[fresh], "another of its times is later than its own")):
+        notes[mask] = [f"{n}; {word}" if n else word for n in notes[mask]]
+    return notes
+
+
+def _table(rows: Rows, score: np.ndarray, probability: np.ndarray, decision: np.ndarray, told: Sequence[Sequence[str]], threshold: np.ndarray,
+           model: str, notes: Sequence[str] | np.ndarray, places: np.ndarray) -> pa.Table:
+    """Rows of NEW in the order they came in."""
+    fresh = np.flatnonzero(rows.new)
+    back = np.empty(len(fresh), np.int64)
+    back[places] = np.arange(len(fresh))
+    ids = rows.ids.take(pa.array(fresh))
+    columns: dict[str, Any] = {"id": ids}
+    columns |= {
+        "score": pa.array(score, pa.float64()), "probability": pa.array(probability, pa.float64(), from_pandas=True),
+        "decision": pa.array(decisions.NAMES[decision], pa.string()), "reasons": pa.array(["; ".join(t) for t in told], pa.string()),
+        "threshold": pa.array(threshold, pa.float64()), "model": pa.array([model] * len(fresh), pa.string()),
+        "notes": pa.array(list(notes), pa.string()),
+    }
+    if rows.roles.id and rows.roles.id not in columns:
+        columns[rows.roles.id] = ids
+    return pa.table(columns).take(pa.array(back))

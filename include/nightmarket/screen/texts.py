@@ -1,0 +1,133 @@
+"""Reviews as the screening reads them: n-grams against labels, and how a text is written and repeated where there are none.
+
+Words and characters are both read, so the same model serves languages with and without blanks between words. Near-duplicates
+are found by MinHash signatures (Broder, 1997) in bands: rows that share a band are each other's candidates, and a band is
+counted like any other entity, as of each row's moment.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+WORD = re.compile(r"\w+", re.UNICODE)
+_PIECE = r"(?u)\w+|[^\w\s]"
+_BANDS, _ROWS = 8, 3
+_PRIME = np.uint64(2**61 - 1)
+STYLE = ("characters", "words", "word_length", "capitals", "digits", "punctuation", "exclamations", "questions", "variety", "repeats",
+         "sentence_words", "emoji", "links")
+
+
+def style(texts: list[str]) -> np.ndarray:
+    """(n, len(STYLE)) float32: how a text is written. Rows without text are NaN."""
+    made = np.full((len(texts), len(STYLE)), np.nan, np.float32)
+    for i, text in enumerate(texts):
+        if not text.strip():
+            continue
+        words = WORD.findall(text.lower())
+        n, w = len(text), max(len(words), 1)
+        letters = max(sum(c.isalpha() for c in text), 1)
+        made[i] = (
+            np.log1p(n), np.log1p(len(words)), sum(map(len, words)) / w, sum(c.isupper() for c in text) / letters,
+            sum(c.isdigit() for c in text) / n, sum(unicodedata.category(c)[0] == "P" for c in text) / n, text.count("!") / w, text.count("?") / w,
+            len(set(words)) / w, sum(a == b for a, b in pairwise(words)) / w,
+            w / max(len(re.findall(r"[.!?。！？]+", text)), 1), sum(unicodedata.category(c) == "So" for c in text) / n,
+            len(re.findall(r"https?://|www\.", text)),
+        )
+    return made
+
+
+def bands(texts: list[str]) -> list[np.ndarray]:
+    """(n,) codes of each band; equal where texts are near-duplicates (Jaccard of 3-word or 8-character shingles), -1 without text."""
+    rng = np.random.default_rng(1997)  # part of the definition, as the number of bands is
+    a = rng.integers(1, 2**31, _BANDS * _ROWS, dtype=np.uint64)
+    b = rng.integers(0, 2**31, _BANDS * _ROWS, dtype=np.uint64)
+    signatures = np.zeros((len(texts), _BANDS * _ROWS), np.uint64)
+    there = np.zeros(len(texts), bool)
+    for i, text in enumerate(texts):
+        folded = text.lower()
+        words = WORD.findall(folded)
+        if not words:
+            continue
+        shingles = {" ".join(words[k:k + 3]) for k in range(max(len(words) - 2, 1))} if len(words) >= 6 else {
+            folded[k:k + 8] for k in range(max(len(folded) - 7, 1))}
+        hashes = np.fromiter((zlib.crc32(s.encode("utf-8", "replace")) for s in shingles), np.uint64, len(shingles))
+        signatures[i] = ((hashes[:, None] * a + b) % _PRIME).min(0)
+        there[i] = True
+    found = []
+    for band in range(_BANDS):
+        rows = signatures[:, band * _ROWS:(band + 1) * _ROWS]
+        _, codes = np.unique(rows, axis=0, return_inverse=True)
+        found.append(np.where(there, codes.reshape(-1), -1).astype(np.int64))
+    return found
+
+
+KINDS = ("words", "characters", "counts")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """n-grams of words with punctuation marks (the habits of a hand, which no topic changes) and of characters (every language)."""
+
+    by_words: Any
+    by_characters: Any
+
+    @classmethod
+    def of(cls, texts: list[str]) -> Vectors:
+        """Learns which n-grams there are; no label is looked at."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        least = 2 if len(texts) > 50 else 1
+        kept = {"sublinear_tf": True, "min_df": least, "max_features": 200_000, "dtype": np.float32}
+        filled = [t if t.strip() else _EMPTY for t in texts]
+        return cls(TfidfVectorizer(ngram_range=(1, 2), token_pattern=_PIECE, **kept).fit(filled),
+                   TfidfVectorizer(analyzer="char", ngram_range=(3, 5), **kept).fit(filled))
+
+    def matrices(self, texts: list[str]) -> tuple[Any, Any]:
+        """Sparse (n, words) and (n, characters)."""
+        filled = [t if t.strip() else _EMPTY for t in texts]
+        return self.by_words.transform(filled), self.by_characters.transform(filled)
+
+
+_EMPTY = "∅ ∅ ∅"
+"""Stands for no text, so that a set of empty texts has words too."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Three readings of one text; the stack weighs them."""
+
+    vectors: Vectors
+    words: Any
+    characters: Any
+    counts: Any
+
+    def log_odds(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """For each of KINDS (n,): higher is more suspicious."""
+        return self.of(*self.vectors.matrices(texts))
+
+    def of(self, words: Any, characters: Any) -> dict[str, np.ndarray]:
+        chances = self.counts.predict_log_proba(words)
+        return {
+            "words": np.asarray(self.words.decision_function(words)), "characters": np.asarray(self.characters.decision_function(characters)),
+            "counts": np.asarray(chances[:, 1] - chances[:, 0]),
+        }
+
+
+def fit_reader(vectors: Vectors, words: Any, characters: Any, label: np.ndarray, weight: np.ndarray, seed: int) -> Reader:
+    """Fits on the matrices of texts with 1/0 labels: logistic regression on each, and complement naive Bayes (Rennie et al., 2003)
+    on words, which holds where the subject is another one.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import ComplementNB
+
+    def regression(X: Any) -> Any:
+        return LogisticRegression(C=10.0, solver="liblinear", max_iter=200, class_weight="balanced", random_state=seed).fit(X, label, sample_weight=weight)
+
+    return Reader(vectors, regression(words), regression(characters), ComplementNB(alpha=0.5).fit(words, label, sample_weight=weight))

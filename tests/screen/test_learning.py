@@ -1,0 +1,175 @@
+"""What is learned: label delay is respected although the leak would pay, poisoned labels cost little, probabilities are what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sklearn.metrics import average_precision_score
+
+from nightmarket.screen import anomaly, calibration, decisions, learners, reasons
+from nightmarket.screen.calibration import expected_calibration_error
+from nightmarket.screen.decisions import Costs
+from nightmarket.screen.forest import fit_forest
+from nightmarket.screen.screening import Options, screen
+from nightmarket.screen.table import Asked
+
+CUT = pd.Timestamp("2026-02-25")
+NOW = int(np.datetime64("2026-06-01", "us").astype(np.int64))
+QUICK = Options(label_delay_days=7, folds=2, threads=1, follow_new_labels=True, reasons_for=0)
+ASKED = Asked(entities=("card_id", "terminal_id"), label="is_fraud")
+
+
+def scored(world: pd.DataFrame, options: Options, label: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(truth, score, probability) of the payments from the cut on; learned from `label` where it is given."""
+    seen = world if label is None else world.assign(is_fraud=label)
+    train, new = (pa.Table.from_pandas(seen[m], preserve_index=False) for m in (seen["paid_at"] < CUT, seen["paid_at"] >= CUT))
+    made = screen(train, new, ASKED, options, NOW).table
+    return world["is_fraud"].to_numpy()[(world["paid_at"] >= CUT).to_numpy()], made["score"].to_numpy(), made["probability"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def honest(world: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return scored(world, QUICK)
+
+
+def test_the_leak_would_pay_and_is_not_taken(world: pd.DataFrame, honest: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    truth, score, _ = honest
+    leaking = scored(world, replace(QUICK, label_delay_days=0))[1]
+    assert average_precision_score(truth, leaking) > average_precision_score(truth, score) + 0.02
+    # labels of the last 7 days before a moment are not known at it: whatever they say, the scores up to it are the same
+    moment = pd.Timestamp("2026-03-08")
+    hidden = (world["paid_at"] > moment - pd.Timedelta("7D")).to_numpy()
+    turned = np.where(hidden, 1 - world["is_fraud"], world["is_fraud"])
+    other = scored(world, QUICK, turned)[1]
+    early = (world.loc[world["paid_at"] >= CUT, "paid_at"] <= moment).to_numpy()
+    assert early.sum() > 1000 and (other[early] == score[early]).all() and (other[~early] != score[~early]).any()
+
+
+def test_labels_help(honest: tuple[np.ndarray, np.ndarray, np.ndarray], world: pd.DataFrame) -> None:
+    truth, score, probability = honest
+    blind = pa.Table.from_pandas(world.drop(columns="is_fraud"), preserve_index=False)
+    times = world["paid_at"].to_numpy()
+    made = screen(blind.filter(pa.array(times < CUT.to_datetime64())), blind.filter(pa.array(times >= CUT.to_datetime64())),
+                  Asked(entities=ASKED.entities), QUICK, NOW).table
+    unlabelled = average_precision_score(truth, made["score"].to_numpy())
+    assert average_precision_score(truth, score) > unlabelled + 0.2 > truth.mean() + 0.3
+    assert expected_calibration_error(probability, truth) < 0.02
+
+
+def test_five_per_cent_of_poisoned_labels(world: pd.DataFrame, honest: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """One label in twenty of TRAIN is turned round: more wrong frauds than right ones."""
+    truth, score, _ = honest
+    wrong = (np.random.default_rng(3).random(len(world)) < 0.05) & (world["paid_at"] < CUT).to_numpy()
+    poisoned = scored(world, QUICK, np.where(wrong, 1 - world["is_fraud"], world["is_fraud"]))[1]
+    clean, hurt = average_precision_score(truth, score), average_precision_score(truth, poisoned)
+    assert hurt > clean - 0.08, (clean, hurt)
+
+
+def test_trust_doubts_labels_that_sure_predictions_deny() -> None:
+    label = np.array([1, 1, 1, 0, 0, 0, 1, 0])
+    log_odds = np.array([4, 3, 5, -4, -5, -3, -6, 6.0])
+    weight = learners.trust(label, log_odds)
+    assert weight[:6].tolist() == [1] * 6 and weight[6] < 0.2 and weight[7] < 0.2
+    assert learners.trust(np.ones(3), np.zeros(3)).tolist() == [1, 1, 1]
+
+
+def test_thinned_negatives_stand_for_the_rest() -> None:
+    label = (np.arange(1000) < 30).astype(float)
+    index, weight = learners.thinned(label, 100, 1)
+    assert (label[index] == 1).sum() == 30 and weight.sum() == pytest.approx(1000) and (np.diff(index) > 0).all()
+
+
+def test_folds_are_stretches_of_time_with_both_classes() -> None:
+    rng = np.random.default_rng(0)
+    times, label = np.sort(rng.integers(0, 10**6, 500)), (rng.random(500) < 0.2).astype(float)
+    folds = learners.folds_of(times, label, 5, 1)
+    assert (np.diff(folds) >= 0).all() and {int(label[folds == k].sum()) for k in range(5)} <= set(range(15, 26))
+    same = learners.folds_of(np.zeros(500), label, 5, 1)
+    assert all((label[same == k] == c).any() for k in range(5) for c in (0, 1))
+
+
+def test_the_stack_finds_the_better_learner_and_calibration_the_truth() -> None:
+    rng = np.random.default_rng(4)
+    z = rng.normal(-2, 2, 20_000)
+    label = (rng.random(len(z)) < 1 / (1 + np.exp(-z))).astype(float)
+    stack = calibration.fit_stack({"good": 2 * z + 1, "noise": rng.normal(0, 3, len(z))}, label, np.ones(len(z)))
+    assert stack.weights[0] == pytest.approx(0.5, abs=0.03) and stack.weights[1] < 0.02
+    for at in (slice(None), slice(0, 600)):
+        curve = calibration.fit_calibration(2 * z[at] + 1, label[at], np.ones(len(z))[at])
+        said = curve.probability(2 * z + 1)
+        assert expected_calibration_error(said, label) < 0.03 and (np.diff(said[np.argsort(z)]) >= 0).all()
+
+
+def test_expected_calibration_error_by_hand() -> None:
+    # two bins: 0.25 said and 0.5 seen of two rows, 0.9 said and 1 seen of two
+    assert expected_calibration_error(np.array([0.2, 0.3, 0.9, 0.9]), np.array([0, 1, 1, 1]), bins=2) == pytest.approx(0.5 * 0.25 + 0.5 * 0.1)
+
+
+def test_decisions_cost_least() -> None:
+    costs = Costs(missed=100, review=5, wrongly_blocked=50)
+    thresholds = decisions.by_cost(costs, np.zeros(0), np.zeros(0), 1)
+    p = np.linspace(0, 1, 2001)
+    cost = np.column_stack([p * costs.missed, np.full_like(p, costs.review), (1 - p) * costs.wrongly_blocked])
+    best, found = cost.min(1), cost[np.arange(len(p)), thresholds.decide(p)]
+    assert (found <= best + 0.05).all() and (thresholds.review, thresholds.block) == (0.05, 0.9)
+
+
+@pytest.mark.parametrize("capacity", [0, 3, 50, 10_000])
+def test_no_more_reviews_than_the_capacity(capacity: int) -> None:
+    past = np.random.default_rng(1).beta(0.2, 2, 3000)
+    thresholds = decisions.by_cost(Costs(capacity=capacity), past, np.ones(3000), 10)
+    assert (thresholds.decide(past) == decisions.REVIEW).sum() <= capacity * 10
+    strange = decisions.by_share(Costs(capacity=capacity), past, 10)
+    assert (strange.decide(past) == decisions.REVIEW).sum() <= capacity * 10 and not (strange.decide(past) == decisions.BLOCK).any()
+    if capacity == 3:
+        assert (thresholds.decide(past) == decisions.REVIEW).sum() > 25, "and not many fewer"
+
+
+@pytest.mark.parametrize("wrong", [{"review": 200.0}, {"missed": -1.0}, {"capacity": -5}])
+def test_costs_that_make_no_sense(wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        Costs(**wrong)
+
+
+def test_the_forest_isolates_the_outlier() -> None:
+    from sklearn.ensemble import IsolationForest
+
+    rng = np.random.default_rng(6)
+    X = rng.normal(0, 1, (2000, 4)).astype(np.float32)
+    X[:10] += 6
+    X[20, 1] = np.nan
+    forest = fit_forest(X, 3)
+    score = forest.score(X)
+    assert set(np.argsort(-score)[:10]) == set(range(10)) and score.min() > 0.2 and score.max() < 1
+    other = -IsolationForest(random_state=1).fit(np.nan_to_num(X)).score_samples(np.nan_to_num(X))
+    assert np.corrcoef(score.argsort().argsort(), other.argsort().argsort())[0, 1] > 0.8
+    assert forest.share(np.array([2.0]))[0] == pytest.approx(1 / 2001) and forest.share(np.array([0.0]))[0] == 1
+
+
+def test_strangeness_lies_in_the_suspicious_tail_only() -> None:
+    rng = np.random.default_rng(2)
+    X = rng.lognormal(0, 1, (5000, 2)).astype(np.float32)
+    fitted = anomaly.fit(["card.ratio.ever.amount", "hour"], X, np.arange(5000), 1)
+    assert fitted.columns.tolist() == [0]
+    score = fitted.alone(np.array([[0.001, 1], [1, 1], [20, 1], [500, 1], [np.nan, 1]], np.float32))
+    assert score[3] > score[2] > score[1] and score[0] < score[2] and score[4] < score[2]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("card.rows.1d", 12, "12 rows of this card in a day"), ("card.ratio.30d.amount", 7.26, "amount is 7.3 times what is usual for this card"),
+    ("hours_since.signed_up", 1 / 3600, "1 seconds after signed_up"), ("device.different.user", 9, "9 different user share this device"),
+    ("terminal.bad_streak", 4, "the last 4 known rows of this terminal are bad"), ("category.country", 1, "country is FR"), ("hour", 3.5, "at 03:30 UTC"),
+    ("text.body.copies", 3, "3 near-copies of body before it"), ("plain", 2.5, "plain is 2.5"), ("card.velocity", float("nan"), "card.velocity is unknown"),
+])
+def test_reasons_in_words(name: str, value: float, said: str) -> None:
+    assert reasons.told(name, value, {"country": ["DE", "FR"]}) == said
+
+
+def test_top_reasons_one_a_family() -> None:
+    names = ["card.rows.1d", "card.rows.7d", "card.ratio.30d.amount", "hour"]
+    told = reasons.top(names, np.array([[5, 9, 3, 1.0]]), np.array([[3, 2, 1, -1.0]]), {})
+    assert told == [["5 rows of this card in a day", "amount is 3.0 times what is usual for this card"]]
