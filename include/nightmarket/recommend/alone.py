@@ -25,7 +25,7 @@ from nightmarket.recommend.histories import DAY, Histories
 from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
 from nightmarket.recommend.second import Lists, Plan, Second
 from nightmarket.recommend.signals import Options, Signals
-from nightmarket.recommend.tables import Question, back
+from nightmarket.recommend.tables import Question, back, places_back
 
 _LOG = logs.logger("recommend")
 HORIZON_DAYS = 28.0
@@ -91,17 +91,10 @@ def setting(question: Question) -> Setting:
 
 def in_order(events: Histories, context: Histories) -> tuple[Histories, Histories, float]:
     """(events, context, moment) with times as places, counted back from the moment: see `tables`."""
-    user = np.concatenate([events.user, context.user])
-    time = np.concatenate([events.time, context.time])
-    order = np.lexsort((time, user))
-    u, t = user[order], time[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (u[1:] != u[:-1]) | (t[1:] != t[:-1])
-    step = np.cumsum(fresh)
-    places = np.empty(len(order), np.int64)
-    places[order] = step[np.searchsorted(u, u, side="right") - 1] - step + 1 if len(order) else 0
-    moment = float((places.max(initial=0) + 2) * DAY)
-    made = (moment - places * DAY).astype(np.int64)
+    user, time = np.concatenate([events.user, context.user]), np.concatenate([events.time, context.time])
+    back = places_back(user, np.repeat([0, 1], [len(events), len(context)]), time)
+    moment = float((int(back.max(initial=0)) + 2) * DAY)
+    made = (moment - back * DAY).astype(np.int64)
     return replace(events, time=made[: len(events)]), replace(context, time=made[len(events):]), moment
 
 
@@ -261,6 +254,6 @@ def _table(question: Question, parts: dict[int, tuple[np.ndarray, np.ndarray, li
         scores += [float(v) for v in value]
         reasons += said
     return pa.table({
-        "user_id": back(users, question.user_values, question.user_type), "item_id": back(items, question.item_values, question.item_type),
+        "user_id": back(users, question.users_written), "item_id": back(items, question.items_written),
         "rank": pa.array(ranks, pa.int32()), "score": pa.array(scores, pa.float64()), "reason": pa.array(reasons, pa.string()),
     })

@@ -62,7 +62,7 @@ class Causes:
             cause = self._cause(name, own["recent" if name in ("newest", "follows") else "lasting"], item)
             if cause is not None:
                 past = next((_VERB[k] for k in (PURCHASE, CART, VIEW) if cause in seen.get(k, {})), self._verb)
-                how = _LINKED.get(name, "similar to")
+                how = _LINKED.get(name, "similar to" if self._signals.popularity[3][item] else "new, similar to")
                 return f"{how} {self._title(cause)}, which you {past}"
         return self.popular(item, user)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ KINDS = {
 }
 """Names of behaviours, in small letters."""
 OBJECTIVES = ("purchase", "cart", "view")
-EVENTS_OF_ONE = 5_000
+EVENTS_OF_ONE = 20_000
 """Newest events of a shopper that count: a robot's million must not outvote everybody."""
 _EPOCH = 100_000_000
 """Whole numbers from here on are seconds since 1970 (1973 on); smaller ones are places in an order."""
@@ -59,51 +59,65 @@ class Question:
     ordered: bool
     """Whether times are only places in an order."""
     objective: int
-    user_values: dict[str, Any]
-    """The ids as they were written, by text."""
-    item_values: dict[str, Any]
-    user_type: pa.DataType
-    item_type: pa.DataType
+    users_written: Ids
+    items_written: Ids
 
 
-def identify(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, dict[str, Any], pa.DataType]:
-    """((n,) text or None, the value as written by text, the type to answer in). Raises UsageError for a type that is no id."""
+@dataclass(frozen=True)
+class Ids:
+    """A column of ids: text of each distinct one, and which each row has."""
+
+    names: list[str]
+    codes: np.ndarray
+    """(n,) int64 place in `names`, -1 where the row has none."""
+    written: dict[str, Any]
+    """By text, the id as it was written; empty for text."""
+    kind: pa.DataType
+    """What to write ids as."""
+
+    def onto(self, place: dict[str, int]) -> np.ndarray:
+        """(n,) int64 codes of `place`; -1 where the row has no id, or one that `place` lacks."""
+        return np.array([*(place.get(n, -1) for n in self.names), -1], np.int64)[self.codes]
+
+    @property
+    def used(self) -> list[str]:
+        return [self.names[c] for c in np.unique(self.codes[self.codes >= 0])]
+
+
+def identify(column: pa.ChunkedArray | pa.Array, where: str) -> Ids:
+    """The ids of a column. Raises UsageError for a type that is no id."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         array, kind = array.storage, array.type.storage_type
-        if not pa.types.is_fixed_size_binary(kind):
-            return identify(array, where)
     if pa.types.is_dictionary(kind):
         array = array.dictionary_decode()
         kind = array.type
     if pa.types.is_floating(kind):
         values = array.to_numpy(zero_copy_only=False)
-        whole = np.isnan(values) | (values == np.floor(values))
-        if not whole.all():
-            row = int(np.flatnonzero(~whole)[0])
-            raise UsageError(f"{where}: row {row + 1} has {values[row]!r}; an id is text or a whole number")
+        broken = np.flatnonzero(~(np.isnan(values) | (values == np.floor(values))))
+        if len(broken):
+            raise UsageError(f"{where}: row {int(broken[0]) + 1} has {values[broken[0]]!r}; an id is text or a whole number")
         array = pc.cast(pc.if_else(pc.is_nan(array), None, array), pa.int64())  # 17850.0 is how a column with gaps writes 17850
         kind = pa.int64()
-    if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        raw = array.to_pylist()
-        if pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16:
-            text = [None if v is None else str(uuid.UUID(bytes=v)) for v in raw]
-        else:
-            text = [None if v is None else v.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode() for v in raw]
-        found = np.array(text, dtype=object)
-        return found, {}, pa.string()
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+    raw = pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if not (raw or pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise UsageError(f"{where}: is {kind}; an id is text, a whole number or a UUID")
     if pa.types.is_null(kind):
-        return np.full(len(array), None, dtype=object), {}, pa.string()
+        return Ids([], np.full(len(array), -1, np.int64), {}, pa.string())
     coded = array.dictionary_encode()
     values = coded.dictionary.to_pylist()
-    text = np.array([str(v) if str(v).strip() else None for v in values] + [None], dtype=object)
-    index = pc.fill_null(coded.indices, len(values)).to_numpy(zero_copy_only=False)
-    return text[index], {str(v): v for v in values}, kind
+    codes = pc.fill_null(pc.cast(coded.indices, pa.int64()), -1).to_numpy(zero_copy_only=False)
+    if raw:
+        names = [str(uuid.UUID(bytes=v)) if len(v) == 16 and pa.types.is_fixed_size_binary(kind) else v.decode("utf-8", "replace") for v in values]
+    else:
+        names = [str(v) for v in values]
+    empty = np.array([not n.strip() for n in names] + [False], bool)
+    codes = np.where(empty[codes], -1, codes)
+    whole = pa.types.is_integer(kind)
+    return Ids(names, codes, dict(zip(names, values, strict=True)) if whole else {}, kind if whole else pa.string())
 
 
 def moments(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, bool]:
@@ -184,6 +198,10 @@ def as_of(text: str) -> float:
 
 @dataclass(frozen=True)
 class _Rows:
+    """Events with the codes of their own file's ids."""
+
+    users: Ids
+    items: Ids
     user: np.ndarray
     item: np.ndarray
     kind: np.ndarray
@@ -195,26 +213,25 @@ class _Rows:
         return len(self.user)
 
     def where(self, keep: np.ndarray) -> _Rows:
-        return _Rows(self.user[keep], self.item[keep], self.kind[keep], self.time[keep], self.quantity[keep], self.price[keep])
+        return replace(self, **{n: getattr(self, n)[keep] for n in ("user", "item", "kind", "time", "quantity", "price")})
 
 
-def _rows(table: pa.Table, name: str, default_kind: int | None) -> tuple[_Rows, bool, dict[str, Any], dict[str, Any], pa.DataType, pa.DataType]:
-    user, user_values, user_type = identify(table["user_id"], f"{name}: user_id")
-    item, item_values, item_type = identify(table["item_id"], f"{name}: item_id")
+def _rows(table: pa.Table, name: str, default_kind: int | None) -> tuple[_Rows, bool]:
+    """(the usable events of a file, whether their times are places)."""
+    users, items = identify(table["user_id"], f"{name}: user_id"), identify(table["item_id"], f"{name}: item_id")
     if "event_ts" in table.column_names:
         time, ordered = moments(table["event_ts"], f"{name}: event_ts")
     else:  # rows of a context come in their order
-        time, ordered = np.arange(len(user), dtype=np.float64), True
+        time, ordered = np.arange(table.num_rows, dtype=np.float64), True
     if "event_type" in table.column_names:
         kind = _kinds(table["event_type"], f"{name}: event_type")
     else:
-        kind = np.full(len(user), default_kind, np.int8)
-    quantity = _number(table, "quantity", name, 1.0)
-    price = _number(table, "unit_price", name, float("nan"))
-    whole = np.array([u is not None for u in user], bool) & np.array([i is not None for i in item], bool) & np.isfinite(time) & (kind >= 0)
+        kind = np.full(table.num_rows, default_kind, np.int8)
+    rows = _Rows(users, items, users.codes, items.codes, kind, time, _number(table, "quantity", name, 1.0), _number(table, "unit_price", name, float("nan")))
+    whole = (rows.user >= 0) & (rows.item >= 0) & np.isfinite(time) & (kind >= 0)
     if not whole.all():
-        _LOG.warning(logs.said("rows_without_id_or_time", file=name, rows=int((~whole).sum()), outcome="left out"))
-    return _Rows(user, item, kind, time, quantity, price).where(whole), ordered, user_values, item_values, user_type, item_type
+        _LOG.warning(logs.said("rows_without_id_time_or_type", file=name, rows=int((~whole).sum()), outcome="left out"))
+    return rows.where(whole), ordered
 
 
 def _kinds(column: pa.ChunkedArray, where: str) -> np.ndarray:
@@ -251,7 +268,7 @@ def question(
 
     Raises UsageError (a column of a wrong type, a time or a behaviour that is none, a target without id) and Refused (nothing to learn from).
     """
-    rows, ordered, user_values, item_values, user_type, item_type = _rows(events, "--events", None)
+    rows, ordered = _rows(events, "--events", None)
     until = None if as_of_text is None else as_of(as_of_text)
     if until is not None:
         rows = rows.where(rows.time < until)
@@ -259,77 +276,81 @@ def question(
         raise Refused("--events has no event" + ("" if until is None else f" before --as-of {as_of_text}") + " with a shopper, an item and a time; nothing can be learnt")
     rows = _without_robots(_distinct(rows))
     moment = float(until) if until is not None else float(np.floor(rows.time.max())) + 1.0
-    asked, asked_values, asked_type = identify(targets["user_id"], "--targets: user_id")
-    nobody = np.flatnonzero([a is None for a in asked])
+    asked = identify(targets["user_id"], "--targets: user_id")
+    nobody = np.flatnonzero(asked.codes < 0)
     if len(nobody):
         raise UsageError(f"--targets: user_id: row {int(nobody[0]) + 1} is empty; every target needs an id")
     more = None
     if context is not None:
-        more, more_ordered, more_users, more_items, _ut, _it = _rows(context, "--context", PURCHASE)
+        more, more_ordered = _rows(context, "--context", PURCHASE)
         if "event_ts" in context.column_names and len(more) and more_ordered != ordered:
             raise UsageError("--context: event_ts: --events and --context must both have times, or both places in an order")
+        if "event_ts" not in context.column_names and not ordered:
+            more = replace(more, time=more.time + moment)  # a visit that is going on
         more = _distinct(more)
-        user_values, item_values = more_users | user_values, more_items | item_values
-    user_values = asked_values | user_values
-    wanted: np.ndarray | None = None
+    wanted = None
     if candidates is not None:
-        wanted, wanted_values, wanted_type = identify(candidates["item_id"], "--candidates: item_id")
-        wanted = np.array([w for w in dict.fromkeys(wanted) if w is not None], dtype=object)
-        if not len(wanted):
+        wanted = identify(candidates["item_id"], "--candidates: item_id")
+        if not (wanted.codes >= 0).any():
             raise Refused("--candidates names no item; there is nothing to answer with")
-        item_values, item_type = wanted_values | item_values, item_type if pa.types.is_integer(item_type) == pa.types.is_integer(wanted_type) else pa.string()
     chosen = _objective(rows, objective)
-    user_ids = _sorted_ids(rows.user, asked, None if more is None else more.user)
-    item_ids = _sorted_ids(rows.item, wanted, None if more is None else more.item)
-    user_code = {u: n for n, u in enumerate(user_ids)}
-    item_code = {i: n for n, i in enumerate(item_ids)}
+    parts = [rows] if more is None else [rows, more]
+    user_ids = np.array(sorted({*asked.used, *(p.users.names[c] for p in parts for c in np.unique(p.user))}), dtype=object)
+    item_ids = np.array(sorted({*(wanted.used if wanted else ()), *(p.items.names[c] for p in parts for c in np.unique(p.item))}), dtype=object)
+    user_code, item_code = {u: n for n, u in enumerate(user_ids)}, {i: n for n, i in enumerate(item_ids)}
+    coded = [replace(p, user=replace(p.users, codes=p.user).onto(user_code), item=replace(p.items, codes=p.item).onto(item_code)) for p in parts]
     empty = np.full(len(user_ids), "", dtype=object)
 
-    def coded(part: _Rows, time: np.ndarray) -> Histories:
-        u = np.fromiter((user_code[x] for x in part.user), np.int32, len(part))
-        i = np.fromiter((item_code[x] for x in part.item), np.int32, len(part))
-        by = np.lexsort((part.price, part.quantity, part.kind, i, time, u))
-        return Histories(user_ids, item_ids, empty, u[by], i[by], part.kind[by], time[by], part.quantity[by], part.price[by])
+    def histories(part: _Rows, time: np.ndarray) -> Histories:
+        by = np.lexsort((part.price, part.quantity, part.kind, part.item, time, part.user))
+        return Histories(user_ids, item_ids, empty, part.user[by].astype(np.int32), part.item[by].astype(np.int32), part.kind[by], time[by],
+                         part.quantity[by], part.price[by])
 
     if ordered:
-        moment, time, later = _places(rows, more)
+        moment, times = _places(coded)
     else:
-        time = np.floor(rows.time).astype(np.int64)
-        later = None if more is None else _before(more, moment)
-    histories = coded(rows, time)
-    extra = coded(more, later) if more is not None and later is not None else histories.where(np.zeros(len(histories), bool))
-    sold = np.bincount(histories.item, minlength=len(item_ids)) > 0
-    allowed = sold if wanted is None else np.isin(item_ids, wanted)
-    target_codes = np.array([user_code[a] for a in dict.fromkeys(asked)], np.int64)
-    if asked_type != user_type:
-        user_type = asked_type if pa.types.is_integer(asked_type) and pa.types.is_integer(user_type) else pa.string()
+        times = [np.floor(rows.time).astype(np.int64), *(_before(p, moment) for p in coded[1:])]
+    made = [histories(p, t) for p, t in zip(coded, times, strict=True)]
+    known = np.bincount(made[0].item, minlength=len(item_ids)) > 0
+    allowed = known if wanted is None else np.isin(item_ids, wanted.used)
+    code_of_target = asked.onto(user_code)
+    _, first = np.unique(code_of_target, return_index=True)
     return Question(
-        histories, extra, _catalogue(item_ids, items), _groups(user_code, users, targets), target_codes, allowed, moment, ordered, chosen,
-        user_values, item_values, user_type if not pa.types.is_null(user_type) else pa.string(), item_type)
+        made[0], made[1] if more is not None else made[0].where(np.zeros(len(made[0]), bool)), _catalogue(item_ids, items),
+        _groups(user_code, users, targets), code_of_target[np.sort(first)], allowed, moment, ordered, chosen,
+        _as_written([rows.users, asked]), _as_written([rows.items, *([wanted] if wanted else ()), *([more.items] if more is not None else ())]))
+
+
+def _as_written(columns: Sequence[Ids]) -> Ids:
+    """The ids of all columns as they were written; as text where the columns disagree on the type."""
+    written = {k: v for c in reversed(columns) for k, v in c.written.items()}
+    whole = all(pa.types.is_integer(c.kind) for c in columns)
+    kind = pa.int64() if len({str(c.kind) for c in columns}) > 1 else columns[0].kind
+    return Ids([], np.empty(0, np.int64), written if whole else {}, kind if whole else pa.string())
 
 
 def _distinct(rows: _Rows) -> _Rows:
     """Without exact repetitions of a row."""
-    order = np.lexsort((rows.price, rows.quantity, rows.kind, rows.time, rows.item.astype(str), rows.user.astype(str)))
-    kept = np.ones(len(order), bool)
+    if not len(rows):
+        return rows
+    order = np.lexsort((rows.price, rows.quantity, rows.kind, rows.time, rows.item, rows.user))
     r = rows.where(order)
-    same = np.ones(len(order) - 1, bool) if len(order) else np.zeros(0, bool)
+    same = np.ones(len(order) - 1, bool)
     for values in (r.user, r.item, r.kind, r.time, r.quantity):
         same &= values[1:] == values[:-1]
     same &= (r.price[1:] == r.price[:-1]) | (np.isnan(r.price[1:]) & np.isnan(r.price[:-1]))
-    kept[1:] = ~same
-    if not kept.all():
-        _LOG.info(logs.said("duplicate_events", rows=int((~kept).sum()), outcome="counted once"))
-    return r.where(kept)
+    if same.any():
+        _LOG.info(logs.said("duplicate_events", rows=int(same.sum()), outcome="counted once"))
+    return r.where(np.concatenate([[True], ~same]))
 
 
 def _without_robots(rows: _Rows) -> _Rows:
     """The newest EVENTS_OF_ONE events of each shopper."""
-    names, code, count = np.unique(rows.user.astype(str), return_inverse=True, return_counts=True)
+    count = np.bincount(rows.user)
     if count.max() <= EVENTS_OF_ONE:
         return rows
-    order = np.lexsort((np.arange(len(rows)), -rows.time, code))
-    place = np.arange(len(rows)) - np.searchsorted(code[order], np.arange(len(names)))[code[order]]
+    order = np.lexsort((rows.item, -rows.time, rows.user))
+    place = np.arange(len(rows)) - np.searchsorted(rows.user[order], rows.user[order])
     kept = np.sort(order[place < EVENTS_OF_ONE])
     _LOG.warning(logs.said("shoppers_with_too_many_events", shoppers=int((count > EVENTS_OF_ONE).sum()), limit=EVENTS_OF_ONE,
                            rows_left_out=len(rows) - len(kept), outcome="their newest count"))
@@ -350,42 +371,33 @@ def _objective(rows: _Rows, asked: str | None) -> int:
     raise Refused("--events holds returns only; nothing can be learnt of what shoppers want")
 
 
-def _sorted_ids(*parts: np.ndarray | None) -> np.ndarray:
-    found: set[str] = set()
-    for part in parts:
-        if part is not None:
-            found.update(part.tolist())
-    return np.array(sorted(found), dtype=object)
+def _places(parts: Sequence[_Rows]) -> tuple[float, list[np.ndarray]]:
+    """(moment, times of each part): the newest place of each shopper one day before the moment, and so on; later parts come after."""
+    user, time = np.concatenate([p.user for p in parts]), np.concatenate([p.time for p in parts])
+    stage = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+    back = places_back(user, stage, time)
+    moment = float((int(back.max()) + 2) * DAY)
+    return moment, list(np.split((moment - back * DAY).astype(np.int64), np.cumsum([len(p) for p in parts])[:-1]))
 
 
-def _places(rows: _Rows, more: _Rows | None) -> tuple[float, np.ndarray, np.ndarray | None]:
-    """(moment, times of rows, times of the context): the newest place of each shopper one day before the moment, and so on."""
-    users = rows.user if more is None else np.concatenate([rows.user, more.user])
-    time = rows.time if more is None else np.concatenate([rows.time, more.time])
-    stage = np.zeros(len(users), np.int8)
-    stage[len(rows):] = 1  # a context comes after what is known of the shopper
-    _, code = np.unique(users.astype(str), return_inverse=True)
-    order = np.lexsort((time, stage, code))
+def places_back(user: np.ndarray, stage: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """(n,) how many distinct (stage, time) of the same shopper come from the row on, its own counted: 1 is the newest."""
+    order = np.lexsort((time, stage, user))
+    u, s, t = user[order], stage[order], time[order]
     fresh = np.ones(len(order), bool)
-    c, s, t = code[order], stage[order], time[order]
-    fresh[1:] = (c[1:] != c[:-1]) | (s[1:] != s[:-1]) | (t[1:] != t[:-1])
+    fresh[1:] = (u[1:] != u[:-1]) | (s[1:] != s[:-1]) | (t[1:] != t[:-1])
     step = np.cumsum(fresh)
-    last = step[np.searchsorted(c, c, side="right") - 1]
-    back = np.empty(len(order), np.int64)
-    back[order] = last - step + 1
-    longest = int(back.max())
-    moment = float((longest + 2) * DAY)
-    made = (moment - back * DAY).astype(np.int64)
-    return moment, made[: len(rows)], None if more is None else made[len(rows):]
+    out = np.empty(len(order), np.int64)
+    out[order] = step[np.searchsorted(u, u, side="right") - 1] - step + 1 if len(order) else 0
+    return out
 
 
 def _before(more: _Rows, moment: float) -> np.ndarray:
     """Times of a context: as they are where they lie before the moment, else moved before it as a whole, shopper by shopper."""
-    names, code = np.unique(more.user.astype(str), return_inverse=True)
-    newest = np.full(len(names), -np.inf)
-    np.maximum.at(newest, code, more.time)
+    newest = np.full(int(more.user.max(initial=0)) + 1, -np.inf)
+    np.maximum.at(newest, more.user, more.time)
     shift = np.maximum(newest - (moment - 1.0), 0.0)
-    return np.floor(more.time - shift[code]).astype(np.int64)
+    return np.floor(more.time - shift[more.user]).astype(np.int64)
 
 
 def _catalogue(item_ids: np.ndarray, table: pa.Table | None) -> Catalogue:
@@ -394,9 +406,9 @@ def _catalogue(item_ids: np.ndarray, table: pa.Table | None) -> Catalogue:
     prices = np.full(size, np.nan, np.float32)
     if table is None:
         return Catalogue(item_ids, titles, categories, prices)
-    ids, _values, _kind = identify(table["item_id"], "--items: item_id")
-    place = {i: n for n, i in enumerate(ids) if i is not None}
-    row = np.array([place.get(i, -1) for i in item_ids], np.int64)
+    found = identify(table["item_id"], "--items: item_id").onto({i: n for n, i in enumerate(item_ids)})
+    row = np.full(size, -1, np.int64)
+    row[found[found >= 0]] = np.flatnonzero(found >= 0)  # of an item that comes twice, the last
     known = np.flatnonzero(row >= 0)
 
     def texts(column: str) -> np.ndarray:
@@ -458,8 +470,7 @@ def _groups(user_code: dict[str, int], users: pa.Table | None, targets: pa.Table
     for name, table in (("--users", users), ("--targets", targets)):
         if table is None:
             continue
-        ids, _v, _k = identify(table["user_id"], f"{name}: user_id")
-        codes = [user_code.get(i, -1) if i is not None else -1 for i in ids]
+        codes = identify(table["user_id"], f"{name}: user_id").onto(user_code).tolist()
         for column in table.column_names:
             if column == "user_id":
                 continue
@@ -485,13 +496,8 @@ def _groups(user_code: dict[str, int], users: pa.Table | None, targets: pa.Table
     return Groups(tuple(kept), tuple(levels), np.stack(codes_of, axis=1))
 
 
-def answered_day(seconds: float) -> date:
-    """UTC day of an event."""
-    return datetime.fromtimestamp(seconds, timezone.utc).date()
-
-
-def back(values: Sequence[str], written: dict[str, Any], kind: pa.DataType) -> pa.Array:
+def back(texts: Sequence[str], as_written: Ids) -> pa.Array:
     """Ids as they were written."""
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.array(values, pa.string())
-    return pa.array([written[v] for v in values], kind)
+    if pa.types.is_string(as_written.kind):
+        return pa.array(texts, pa.string())
+    return pa.array([as_written.written[t] for t in texts], as_written.kind)
