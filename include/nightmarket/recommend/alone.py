@@ -113,87 +113,183 @@ def pairs_at(events: Histories, moment: float, objective: int) -> Pairs:
     return Pairs(past, moment, objective, rhythm(past, objective), Intervals.of(had, events.items))
 
 
-def lists_at(
-    question: Question, put: Setting, cut: float, number: int, how_many: int, asked: Budget, repeats: bool,
-) -> Lists | None:
-    """Lists of shoppers who had something before `cut` and wanted something within the horizon after it."""
-    pairs = pairs_at(put.events, cut, question.objective)
-    signals = Signals(pairs, question.catalogue, question.groups, asked.options)
-    future = put.events.between(cut, cut + put.horizon).of(question.objective)
-    allowed = np.bincount(pairs.had.item, minlength=signals.items) > 0
-    known = np.bincount(pairs.events.user, minlength=put.events.users) > 0
-    keep = allowed[future.item] & known[future.user]
-    code = np.unique(future.user[keep].astype(np.int64) * signals.items + future.item[keep])
-    if not repeats:
-        ever = pairs.ever
-        had = np.sort(np.repeat(np.arange(ever.shape[0]), np.diff(ever.indptr)).astype(np.int64) * signals.items + ever.indices)
-        code = np.setdiff1d(code, had)
-    users = np.unique(code // max(signals.items, 1))
-    if len(users) > how_many:
-        rng = np.random.default_rng([asked.options.seed, number])
-        users = np.sort(rng.choice(users, how_many, replace=False))
-    if not len(users):
-        return None
-    right = np.bincount(np.searchsorted(users, code // signals.items).clip(0, len(users) - 1),
-                        weights=np.isin(code // signals.items, users), minlength=len(users)).astype(np.int64)
-    parts = []
-    for block in listing.blocks(signals, pairs, users, asked.candidates, allowed, repeats):
-        wide = np.full((len(block.users), asked.candidates), -1, np.int64)
-        wide[:, : block.items.shape[1]] = block.items
-        short = asked.candidates - block.items.shape[1]
-
-        def pad(values: np.ndarray, short: int = short) -> np.ndarray:
-            return np.pad(values, ((0, 0), (0, short), *((0, 0),) * (values.ndim - 2))) if short else values
-
-        listed = wide >= 0
-        labels = np.isin(block.users[:, None].astype(np.int64) * signals.items + np.maximum(wide, 0), code) & listed
-        parts.append(Lists(pad(block.features), labels, listed, np.zeros(len(block.users), np.int64), np.full(len(block.users), -number),
-                           {n: pad(s) for n, s in block.scores.items()}))
-    return replace(Lists.together(parts), right=right)
+REGULAR, NEWCOMER, STRANGER, FRESH = "regular", "newcomer", "stranger", "fresh"
+"""Whose lists, or of what: shoppers with a history; known by a context only; known by attributes only; items that nobody had."""
+_STARTS = {REGULAR: "own", NEWCOMER: REGULAR, STRANGER: "popular", FRESH: "content"}
 
 
-def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> Second:
-    """The second stage, learnt at earlier moments."""
+def segments(question: Question, put: Setting) -> tuple[str, ...]:
+    """What the targets and candidates need."""
+    history = np.bincount(put.events.user, minlength=put.events.users) > 0
+    context = np.bincount(put.context.user, minlength=put.events.users) > 0
+    known = np.bincount(put.events.item, minlength=put.events.items) > 0
+    asked = question.targets
+    needed = [REGULAR] if (history | context)[asked].any() else []
+    # an order has no first visit that a context could be likened to
+    needed += [NEWCOMER] if put.clock and (context & ~history)[asked].any() else []
+    needed += [STRANGER] if not (history | context)[asked].all() else []
+    needed += [FRESH] if (question.allowed & ~known).any() and len(asked) else []
+    return tuple(needed)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier moment, and what came after it."""
+
+    pairs: Pairs
+    signals: Signals
+    future: Histories
+    """Events of the objective within the horizon after it."""
+    number: int
+
+    @classmethod
+    def at(cls, question: Question, put: Setting, cut: float, number: int, asked: Budget) -> Earlier:
+        pairs = pairs_at(put.events, cut, question.objective)
+        return cls(pairs, Signals(pairs, question.catalogue, question.groups, asked.options),
+                   put.events.between(cut, cut + put.horizon).of(question.objective), number)
+
+    def lists(self, segment: str, how_many: int, asked: Budget, repeats: bool) -> Lists | None:
+        """Lists of one segment's shoppers who wanted something; None where there are none."""
+        pairs, items = self.pairs, self.signals.items
+        user, item = self.future.user, self.future.item
+        sold = np.bincount(pairs.had.item, minlength=items) > 0
+        known = np.bincount(pairs.events.user, minlength=pairs.events.users) > 0
+        allowed, shown = sold, pairs
+        if segment == REGULAR:
+            keep = sold[item] & known[user]
+        elif segment == STRANGER:
+            keep = sold[item] & ~known[user]
+        elif segment == FRESH:
+            allowed = ~sold & (np.bincount(item, minlength=items) > 0) & (np.diff(self.signals.words.indptr) > 0)
+            keep = allowed[item] & known[user]
+        else:
+            day = self.future.time // int(DAY)
+            opening = np.full(pairs.events.users, np.iinfo(np.int64).max)
+            np.minimum.at(opening, user, day)
+            first = day == opening[user]
+            keep = sold[item] & ~known[user] & ~first
+            basket = self.future.where(~known[user] & first)
+            shift = np.int64(pairs.moment) - 1 - basket.time
+            shown = replace(pairs, events=_joined(pairs.events, replace(basket, time=basket.time + shift)))
+        code = np.unique(user[keep].astype(np.int64) * items + item[keep])
+        if not repeats:
+            ever = shown.ever
+            had = np.sort(np.repeat(np.arange(ever.shape[0]), np.diff(ever.indptr)).astype(np.int64) * items + ever.indices)
+            code = np.setdiff1d(code, had)
+        users, right = np.unique(code // items, return_counts=True)
+        if len(users) > how_many:
+            rng = np.random.default_rng([asked.options.seed, self.number])
+            kept = np.sort(rng.choice(len(users), how_many, replace=False))
+            users, right = users[kept], right[kept]
+        if not len(users):
+            return None
+        if segment == FRESH:
+            made = listing.fresh_blocks(self.signals, shown, users, np.flatnonzero(allowed), asked.candidates)
+        else:
+            made = listing.blocks(self.signals, shown, users, asked.candidates, allowed, repeats)
+        parts = []
+        for block in made:
+            short = asked.candidates - block.items.shape[1]
+
+            def pad(values: np.ndarray, short: int = short) -> np.ndarray:
+                return np.pad(values, ((0, 0), (0, short), *((0, 0),) * (values.ndim - 2))) if short else values
+
+            listed = pad(block.items >= 0)
+            labels = pad(np.isin(block.users[:, None].astype(np.int64) * items + np.maximum(block.items, 0), code)) & listed
+            parts.append(Lists(pad(block.features), labels, listed, np.zeros(len(block.users), np.int64), np.full(len(block.users), -self.number),
+                               {n: pad(s) for n, s in block.scores.items()}))
+        return replace(Lists.together(parts), right=right)
+
+
+def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> dict[str, Second]:
+    """The second stage of each segment that is needed, learnt at earlier moments."""
+    needed = segments(question, put)
     cuts = cut_times(put, asked.moments)
-    made = []
+    made: dict[str, list[Lists]] = {segment: [] for segment in needed}
     for number, cut in enumerate(cuts):
         with logs.stage(_LOG, "lists", moment=number + 1, of=len(cuts)) as said:
-            part = lists_at(question, put, cut, number, max(asked.lists // len(cuts), 1), asked, repeats)
-            if part is not None:
-                made.append(part)
-            said |= {"shoppers": 0 if part is None else len(part), "recall": None if part is None else round(
-                float((part.labels.sum(axis=1) / np.maximum(part.right, 1)).mean()), 3)}
-    if not made:
-        _LOG.warning(logs.said("chosen", how="one signal", why="no shopper has events on both sides of an earlier moment"))
-        return Second({"own" if repeats else "together": 1.0, "popular": 1e-3}, account={"lists": 0})
-    with logs.stage(_LOG, "learnt"):
-        found = second.fit(Lists.together(made), asked.plan, work, repeats)
-    _LOG.info(logs.said("chosen", **{k: v for k, v in found.account.items() if k != "signals"}))
-    _LOG.info(logs.said("signals", **found.account.get("signals", {})))
+            earlier = Earlier.at(question, put, cut, number, asked)
+            for segment in needed:
+                part = earlier.lists(segment, max(asked.lists // len(cuts), 1), asked, repeats)
+                if part is not None:
+                    made[segment].append(part)
+                said[segment] = 0 if part is None else len(part)
+                said[f"{segment}_recall"] = None if part is None else round(float((part.labels.sum(axis=1) / np.maximum(part.right, 1)).mean()), 3)
+    found: dict[str, Second] = {}
+    for segment in needed:
+        lists = Lists.together(made[segment]) if made[segment] else None
+        if segment == NEWCOMER and lists is not None:
+            # what is learnt of regulars is one opinion on newcomers
+            lists = replace(lists, scores={**lists.scores, REGULAR: found[REGULAR].score(lists.features, lists.listed, lists.scores)})
+        start = "together" if segment == REGULAR and not repeats else _STARTS[segment]
+        plan = asked.plan if segment == REGULAR else replace(asked.plan, network=False)
+        with logs.stage(_LOG, "learnt", segment=segment):
+            found[segment] = second.fit(lists, plan, work / segment, start)
+        account = found[segment].account
+        _LOG.info(logs.said("chosen", segment=segment, **{k: v for k, v in account.items() if k != "signals"}))
+        if "signals" in account:
+            _LOG.info(logs.said("signals", segment=segment, **account["signals"]))
     return found
 
 
 def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """(user_id, item_id, rank, score, reason), best first for each target in their order; and the account of what was chosen."""
+    """(user_id, item_id, rank, score, reason), best first for each target in their order; and the account of what was chosen.
+
+    Items that nobody had come after those that somebody had: they are compared among themselves only.
+    """
     put = setting(question)
     found = learn(question, put, asked, repeats, work)
-    base = pairs_at(put.events, put.moment, question.objective)
+    pairs = base = pairs_at(put.events, put.moment, question.objective)
     signals = Signals(base, question.catalogue, question.groups, asked.options)
-    pairs = base
     if len(put.context):
         pairs = replace(base, events=_joined(put.events, put.context))
     causes = Causes(signals, pairs, put.clock)
-    history = np.bincount(pairs.events.user, minlength=pairs.events.users) > 0
-    parts: dict[int, tuple[np.ndarray, np.ndarray, list[str]]] = {}
-    known = np.sort(question.targets[history[question.targets]])
-    for block in listing.blocks(signals, pairs, known, max(asked.candidates, k), question.allowed, repeats):
-        for user, answer in _answers(block, found, causes, signals, k):
-            parts[user] = answer
+    size = pairs.events.users
+    history, context = np.bincount(put.events.user, minlength=size) > 0, np.bincount(put.context.user, minlength=size) > 0
+    seen = np.bincount(base.events.item, minlength=signals.items) > 0
+    answers = {int(u): Answer(np.empty(0, np.int64), np.empty(0), []) for u in question.targets}
+    targets = np.sort(question.targets)
+    groups = {REGULAR: history[targets] | context[targets], NEWCOMER: ~history[targets] & context[targets], STRANGER: ~(history | context)[targets]}
+    if NEWCOMER in found:
+        groups[REGULAR] &= history[targets]
+    for segment, member in groups.items():
+        if segment not in found or not (question.allowed & seen).any():
+            continue
+        for block in listing.blocks(signals, pairs, targets[member], max(asked.candidates, k), question.allowed & seen, repeats):
+            for user, answer in _answers(block, found, segment, causes, k):
+                answers[user] = answer
+    fresh = np.flatnonzero(question.allowed & ~seen)
+    if FRESH in found and len(fresh):
+        short = np.array([u for u in targets if len(answers[int(u)]) < k and (history | context)[u]], np.int64)
+        for block in listing.fresh_blocks(signals, pairs, short, fresh, max(asked.candidates, k)):
+            for user, answer in _answers(block, found, FRESH, causes, k):
+                answers[user] = answers[user].then(answer, k)
     barred = None if repeats else pairs.ever
-    for user in question.targets:
-        held = parts.get(int(user))
-        parts[int(user)] = _filled(int(user), held, k, question, signals, causes, barred)
-    return _table(question, parts), found.account
+    popular: dict[bytes, np.ndarray] = {}
+    for user, answer in answers.items():
+        if len(answer) < k:
+            answers[user] = _filled(user, answer, k, question, signals, causes, barred, popular)
+    return _table(question, answers), {segment: second.account for segment, second in found.items()}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A shopper's list, best first."""
+
+    items: np.ndarray
+    scores: np.ndarray
+    reasons: list[str]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def then(self, other: Answer, k: int) -> Answer:
+        """This list, and after it the other's, scores moved below, k in all."""
+        room = k - len(self)
+        if not len(self):
+            return Answer(other.items[:room], other.scores[:room], other.reasons[:room])
+        moved = other.scores - (other.scores.max(initial=0.0) - float(self.scores.min())) - 1.0
+        return Answer(np.concatenate([self.items, other.items[:room]]), np.concatenate([self.scores, moved[:room]]), [*self.reasons, *other.reasons[:room]])
 
 
 def _joined(one: Histories, other: Histories) -> Histories:
@@ -203,56 +299,51 @@ def _joined(one: Histories, other: Histories) -> Histories:
     return replace(one, user=user[by], item=item[by], kind=kind[by], time=time[by], quantity=quantity[by], price=price[by])
 
 
-def _answers(
-    block: listing.Block, found: Second, causes: Causes, signals: Signals, k: int,
-) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, list[str]]]]:
+def _answers(block: listing.Block, found: dict[str, Second], segment: str, causes: Causes, k: int) -> Iterator[tuple[int, Answer]]:
     listed = block.items >= 0
     order = np.argsort(np.where(listed, block.items, np.iinfo(np.int64).max), axis=1, kind="stable")
-    scores = found.score(block.features, listed, block.scores)
-    best = top_k(np.take_along_axis(scores, order, axis=1), k)
+    scores = dict(block.scores)
+    if segment == NEWCOMER:
+        scores[REGULAR] = found[REGULAR].score(block.features, listed, block.scores)
+    value = found[segment].score(block.features, listed, scores)
+    best = top_k(np.take_along_axis(value, order, axis=1), k)
     columns = np.where(best >= 0, np.take_along_axis(order, np.maximum(best, 0), axis=1), -1)
     said = causes.of(block, columns)
     for row, user in enumerate(block.users):
         kept = columns[row][columns[row] >= 0]
-        yield int(user), (block.items[row, kept], scores[row, kept], said[row])
+        yield int(user), Answer(block.items[row, kept], value[row, kept], said[row])
 
 
 def _filled(
-    user: int, held: tuple[np.ndarray, np.ndarray, list[str]] | None, k: int, question: Question, signals: Signals, causes: Causes, barred: Any,
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The list, with what is popular (then what is like it, then the rest by code) where it is shorter than k."""
-    items, scores, said = held if held is not None else (np.empty(0, np.int64), np.empty(0), [])
-    if len(items) >= k:
-        return items, scores, said
+    user: int, held: Answer, k: int, question: Question, signals: Signals, causes: Causes, barred: Any, popular: dict[bytes, np.ndarray],
+) -> Answer:
+    """The list, with what is popular, then the rest by code, where it is shorter than k."""
     open_to = question.allowed.copy()
-    open_to[items] = False
+    open_to[held.items] = False
     if barred is not None:
         open_to[barred.indices[barred.indptr[user] : barred.indptr[user + 1]]] = False
-    fill = signals.popular(np.array([user]))[0].astype(np.float64)
-    own = causes.content_scores(user)
-    value = fill / max(fill.max(initial=0.0), 1e-12) + (own / max(own.max(initial=0.0), 1e-12) if own is not None else 0.0)
-    more = top_k(np.where(open_to, value, -np.inf)[None, :], k - len(items))[0]
+    kind = question.groups.codes[user].tobytes()
+    if kind not in popular:
+        popular[kind] = signals.popular(np.array([user]))[0].astype(np.float64)
+    value = popular[kind]
+    more = top_k(np.where(open_to, value, -np.inf)[None, :], k - len(held))[0]
     more = more[more >= 0]
-    floor = float(scores.min()) - 1.0 if len(scores) else float(value[more].max(initial=0.0))
-    added = floor - (value[more].max(initial=0.0) - value[more])
-    cold = signals.popularity[3][more] == 0
-    words = [causes.similar(int(i), user) if c else causes.popular(int(i), user) for i, c in zip(more, cold, strict=True)]
-    return np.concatenate([items, more]), np.concatenate([scores, added]), [*said, *words]
+    return held.then(Answer(more, value[more], [causes.popular(int(i), user) for i in more]), k)
 
 
-def _table(question: Question, parts: dict[int, tuple[np.ndarray, np.ndarray, list[str]]]) -> pa.Table:
+def _table(question: Question, answers: dict[int, Answer]) -> pa.Table:
     users: list[str] = []
     items: list[str] = []
     ranks: list[int] = []
     scores: list[float] = []
     reasons: list[str] = []
     for user in question.targets:
-        held, value, said = parts[int(user)]
+        held = answers[int(user)]
         users += [str(question.histories.user_ids[user])] * len(held)
-        items += [str(question.histories.item_ids[i]) for i in held]
+        items += [str(question.histories.item_ids[i]) for i in held.items]
         ranks += range(1, len(held) + 1)
-        scores += [float(v) for v in value]
-        reasons += said
+        scores += held.scores.tolist()
+        reasons += held.reasons
     return pa.table({
         "user_id": back(users, question.users_written), "item_id": back(items, question.items_written),
         "rank": pa.array(ranks, pa.int32()), "score": pa.array(scores, pa.float64()), "reason": pa.array(reasons, pa.string()),

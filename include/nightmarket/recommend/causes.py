@@ -78,20 +78,6 @@ class Causes:
         count = int(self._signals.popularity[3][item])
         return f"{self._verb} {count} times in this shop" if count else "new in this shop"
 
-    def similar(self, item: int, user: int) -> str:
-        """For an item that nobody had: what of the shopper's own it is most like."""
-        own = _row(self._asked.lasting[[user]], 0)
-        cause = self._cause("content", own, item)
-        if cause is None:
-            return "new in this shop"
-        kinds = [k for k in (PURCHASE, CART, VIEW) if k in self._did and self._did[k][user, cause] > 0]
-        return f"new, similar to {self._title(cause)}, which you {_VERB[kinds[0]] if kinds else self._verb}"
-
-    def content_scores(self, user: int) -> np.ndarray | None:
-        """(items,) likeness to what the shopper had by titles and attributes; None where nothing is known of either."""
-        words, own = self._signals.words, self._asked.lasting[[user]]
-        return np.asarray((own @ words @ words.T).todense()).ravel() if words.nnz and own.nnz else None
-
     def _cause(self, name: str, own: dict[int, float], item: int) -> int | None:
         """The shopper's item that the signal's score of `item` rests on most."""
         others = np.array(sorted(o for o in own if o != item), np.int64)

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from nightmarket.recommend import pairs
 from nightmarket.recommend.counts import top_k
 from nightmarket.recommend.pairs import FAR, Pairs
-from nightmarket.recommend.signals import ITEM_NUMBERS, SIGNALS, Signals
+from nightmarket.recommend.signals import ITEM_NUMBERS, SIGNALS, Signals, strongest
 
 SHOPPER_NUMBERS = ("active_days", "days_since", "days_since_any", "days_known", "lines", "mean_gap", "basket", "repeat_share")
 _CELLS = 3_000_000
@@ -112,6 +112,43 @@ def assemble(
     made = np.concatenate([np.asarray(c, np.float32) for c in columns], axis=-1)
     made[~listed] = 0.0
     return made
+
+
+LENT = ("own", "together", "also", "alike", "lately", "latent", "popular")
+"""Signals of sold items that an item like them may borrow."""
+_LENDERS = 30
+
+
+def fresh_blocks(signals: Signals, asked: Pairs, users: np.ndarray, items: np.ndarray, limit: int) -> Iterator[Block]:
+    """Blocks of items that nobody had before the moment: judged by what they are, and by how the sold items most like them score.
+
+    At most `limit` of `items`, those of the best content score first. Signals: content, linear, and each of LENT as `lent_…`.
+    """
+    words = signals.words
+    sold = signals.popularity[3] > 0
+    likeness = sp.csr_matrix(words[items] @ words.T)
+    likeness.data *= sold[likeness.indices]
+    lenders = strongest(likeness, _LENDERS)
+    total = np.asarray(lenders.sum(axis=1)).ravel()
+    # an item that is like nothing must not borrow as much as one that is like much
+    lend = sp.csr_matrix(sp.diags(1.0 / (total + 0.5)) @ lenders).T.tocsr()
+    known = np.stack([total, *(np.asarray(np.log1p(p) @ lend).ravel() for p in signals.popularity), signals.log_price[items]], axis=1)
+    step = int(np.clip(_CELLS // max(signals.items, 1), 8, 512))
+    for start in range(0, len(users), step):
+        part = users[start : start + step]
+        scores = signals.scores(asked, part)
+        made = {"content": scores["content"][:, items], "linear": scores["linear"][:, items]}
+        made |= {f"lent_{n}": np.asarray(sp.csr_matrix(lend.T) @ scores[n].T).T for n in LENT}
+        first = top_k(made["content"] + 1e-6 * made["lent_popular"], min(limit, len(items)))
+        picked = {n: np.take_along_axis(v, first, axis=1).astype(np.float32) for n, v in made.items()}
+        columns = []
+        for value in picked.values():
+            columns += [np.log1p(value), value / np.maximum(value.max(axis=1, keepdims=True), 1e-9)]
+        mean, spread = _price_level(signals, asked, part)
+        shopper = [np.broadcast_to(np.log1p(np.minimum(asked.shopper[n][part], FAR))[:, None], first.shape) for n in ("active_days", "days_since", "lines", "basket")]
+        features = np.stack([*columns, *np.moveaxis(known[first], -1, 0), np.abs(known[first][..., -1] - mean[:, None]) / spread[:, None], *shopper], axis=-1)
+        places = {"content": np.where(picked["content"] > 0, 1.0 / (1.0 + np.arange(first.shape[1])), 0.0)}
+        yield Block(part, items[first], features.astype(np.float32), picked, places)
 
 
 def _price_level(signals: Signals, asked: Pairs, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 
 from nightmarket import log as logs
-from nightmarket.recommend.signals import SIGNALS
 
 _LOG = logs.logger("recommend")
 DEPTH = 10
@@ -89,8 +88,10 @@ class Second:
                 made = _trees_score(self.trees, features, listed)
             elif name == "network":
                 made = self.network(features)[..., 0].astype(np.float64)
-            else:
+            elif name in scores:
                 made = scores[name].astype(np.float64)
+            else:
+                continue  # nothing is popular among items that nobody had
             total += weight * standard(made, listed)
         return np.where(listed, total, -np.inf)
 
@@ -113,14 +114,18 @@ def ndcg(scores: np.ndarray, lists: Lists) -> np.ndarray:
     return (hit * discount[: hit.shape[1]]).sum(axis=1) / np.maximum(ideal, 1e-9)
 
 
-def fit(lists: Lists, plan: Plan, work: Path, repeats: bool) -> Second:
-    """Learns from `lists`; the newest moment's choose sizes and weights first, then everything is learnt from all of them."""
-    newest = lists.moment == lists.moment.max() if len(lists) else np.zeros(0, bool)
+def fit(lists: Lists | None, plan: Plan, work: Path, start: str) -> Second:
+    """Learns from `lists`; the newest moment's choose sizes and weights first, then everything is learnt from all of them.
+
+    `start` is the signal that answers where nothing can be compared.
+    """
+    if lists is None or not len(lists):
+        return Second({start: 1.0, "popular": 1e-3}, account={"lists": 0, "chosen": "one signal", "best_signal": start, "why": "no earlier lists"})
+    newest = lists.moment == lists.moment.max()
     last = lists.where(newest)
-    single = {n: float(ndcg(last.scores[n], last).mean()) for n in SIGNALS} if len(last) else {}
-    start = "own" if repeats else "together"
-    best = max(single, key=lambda n: (single[n], n == start)) if single and max(single.values()) > 0 else start
-    hits = int((lists.labels & lists.listed).any(axis=1).sum()) if len(lists) else 0
+    single = {n: float(ndcg(last.scores[n], last).mean()) for n in lists.scores}
+    best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 else start
+    hits = int((lists.labels & lists.listed).any(axis=1).sum())
     account: dict[str, Any] = {"lists": len(lists), "with_hit": hits, "signals": {n: round(v, 4) for n, v in single.items()}, "best_signal": best}
     if hits < plan.least_lists:
         account |= {"chosen": "one signal", "why": f"{hits} lists with a hit, {plan.least_lists} are needed to learn from"}
@@ -130,7 +135,7 @@ def fit(lists: Lists, plan: Plan, work: Path, repeats: bool) -> Second:
     else:
         valid = newest
     trained, held = lists.where(~valid), lists.where(valid)
-    told: dict[str, np.ndarray] = {n: standard(held.scores[n].astype(np.float64), held.listed) for n in SIGNALS if single[n] > 0}
+    told: dict[str, np.ndarray] = {n: standard(held.scores[n].astype(np.float64), held.listed) for n in lists.scores if single[n] > 0}
     trees, rounds = _trees(trained, held, plan)
     told["trees"] = standard(_trees_score(trees, held.features, held.listed), held.listed)
     network = None
