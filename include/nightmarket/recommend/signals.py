@@ -205,17 +205,21 @@ class Signals:
         if self.items > self.options.dense_items:
             return None
         rows = self._even
-        square = np.asarray((rows.T @ rows).todense(), dtype=np.float64)
+        square = np.asarray((rows.T @ rows).todense(), dtype=np.float32)
         level = max(float(np.diag(square).mean()), 1e-9)
         words = self.words
         if words.nnz:
             # attributes count as some further shoppers who had all items of one word
-            square += 0.2 * level * (words @ words.T).toarray()
-        square[np.diag_indices_from(square)] += 3.0 * level + 1e-9
-        inverse = scipy.linalg.inv(square, overwrite_a=True, check_finite=False)
+            square += np.float32(0.2 * level) * (words @ words.T).toarray()
+        square[np.diag_indices_from(square)] += np.float32(3.0 * level + 1e-9)
+        # positive definite by the last line, so half the work of a general inverse; single precision is enough at this ridge
+        factor, _ = scipy.linalg.lapack.spotrf(square.T, lower=1, overwrite_a=1)
+        inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+        inverse = np.tril(inverse)
+        inverse += np.tril(inverse, -1).T
         made = inverse / -np.diag(inverse)[None, :]
         np.fill_diagonal(made, 0.0)
-        return made.astype(np.float32)
+        return np.ascontiguousarray(made, dtype=np.float32)
 
     @cached_property
     def _even(self) -> sp.csr_matrix:
@@ -352,7 +356,6 @@ def strongest(matrix: sp.csr_matrix, keep: int) -> sp.csr_matrix:
     """Each row's `keep` largest positive entries, equal ones by column."""
     matrix = sp.csr_matrix(matrix)
     matrix.eliminate_zeros()
-    matrix.sort_indices()
     indices, data, counts = [], [], np.zeros(matrix.shape[0], np.int64)
     for row in range(matrix.shape[0]):
         begin, end = matrix.indptr[row], matrix.indptr[row + 1]
