@@ -85,6 +85,14 @@ def read(path: Path, argument: str, required: Iterable[str] = ()) -> pa.Table:
     return table
 
 
+def check_out(path: Path) -> None:
+    """Raises UsageError where --out cannot be written; asked before the work, not after it."""
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {path}: no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UsageError(f"--out {path}: is a folder; name a file")
+
+
 def write(table: pa.Table, path: Path) -> None:
     """Writes Parquet, or CSV where the name says so; readers see the old file or the whole new one.
 
@@ -93,10 +101,7 @@ def write(table: pa.Table, path: Path) -> None:
     import pyarrow.csv
     import pyarrow.parquet
 
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise UsageError(f"--out {path}: is a folder; name a file")
+    check_out(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         if path.suffix == ".csv":

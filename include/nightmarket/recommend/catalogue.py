@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ class Catalogue:
     categories: np.ndarray
     prices: np.ndarray
     """(I,) float32 shop currency."""
+    attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further properties by name, (I,) lists of str each; not saved with a model."""
 
     @classmethod
     def of(cls, item_ids: Sequence[str] | np.ndarray, table: pa.Table) -> Catalogue:
@@ -82,21 +84,23 @@ class Catalogue:
         return {"words": words, "category": category, "price": price}
 
     def tfidf(self) -> sp.csr_matrix:
-        """(I, WORD_BUCKETS + CATEGORY_BUCKETS) L2-normalised rows of title words and category, rare ones heavier."""
-        hashed = self.hashed()
-        row = np.repeat(np.arange(len(self.item_ids)), WORDS)
-        column = hashed["words"].reshape(-1)
-        listed = column > 0
-        named = hashed["category"] > 0
-        counts = sp.csr_matrix(
-            (np.ones(int(listed.sum() + named.sum())),
-             (np.concatenate([row[listed], np.flatnonzero(named)]),
-              np.concatenate([column[listed], WORD_BUCKETS + hashed["category"][named]]))),
-            shape=(len(self.item_ids), WORD_BUCKETS + CATEGORY_BUCKETS),
-        )
-        counts.data[:] = 1.0
-        seen = np.asarray((counts > 0).sum(axis=0)).ravel()
-        weighted = counts @ sp.diags(np.log((1.0 + len(self.item_ids)) / (1.0 + seen)))
+        """(I, tokens) L2-normalised rows of title words, category and attributes, rare ones heavier; tokens of one item only say nothing."""
+        place: dict[str, int] = {}
+        row: list[int] = []
+        column: list[int] = []
+        for n, found in enumerate(self.words()):
+            said = set(found)
+            if self.categories[n]:
+                said.add(f"category={self.categories[n]}")
+            said |= {f"{name}={value}" for name, values in self.attributes.items() for value in values[n]}
+            for token in sorted(said):
+                row.append(n)
+                column.append(place.setdefault(token, len(place)))
+        size = len(self.item_ids)
+        counts = sp.csr_matrix((np.ones(len(row)), (row, column)), shape=(size, max(len(place), 1)))
+        seen = np.asarray(counts.sum(axis=0)).ravel()
+        kept = counts[:, seen > 1]
+        weighted = sp.csr_matrix(kept @ sp.diags(np.log((1.0 + size) / (1.0 + seen[seen > 1]))))
         norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
         return sp.csr_matrix(sp.diags(np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)) @ weighted)
 

@@ -1,0 +1,180 @@
+"""Signals by hand and against independent oracles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics.pairwise import cosine_similarity
+
+from nightmarket.recommend.catalogue import Catalogue
+from nightmarket.recommend.histories import DAY, PURCHASE, VIEW, Histories
+from nightmarket.recommend.lists import names, propose
+from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
+from nightmarket.recommend.pairs import names as pair_names
+from nightmarket.recommend.second import Lists, Plan, fit, ndcg, standard
+from nightmarket.recommend.signals import SIGNALS, Groups, Options, Signals, gram, product, strongest
+
+NOW = 100 * DAY
+
+
+def histories(rows: list[tuple[int, int, int, float]], users: int, items: int) -> Histories:
+    """(user, item, kind, days ago)."""
+    user, item, kind, ago = (np.array(c) for c in zip(*rows, strict=True))
+    time = (NOW - ago * DAY).astype(np.int64)
+    by = np.lexsort((kind, item, time, user))
+    return Histories(
+        np.array([f"u{n}" for n in range(users)], dtype=object), np.array([f"i{n}" for n in range(items)], dtype=object),
+        np.full(users, "", dtype=object), user[by].astype(np.int32), item[by].astype(np.int32), kind[by].astype(np.int8), time[by],
+        np.ones(len(by), np.float32), np.full(len(by), np.nan, np.float32))
+
+
+def pairs(events: Histories) -> Pairs:
+    return Pairs(events, NOW, PURCHASE, rhythm(events, PURCHASE), Intervals.of(Occasions.of(events, NOW, PURCHASE), events.items))
+
+
+def signals(events: Histories, titles: list[str] | None = None, **options: int) -> Signals:
+    named = np.array(titles or [""] * events.items, dtype=object)
+    catalogue = Catalogue(events.item_ids, named, np.full(events.items, "", dtype=object), np.full(events.items, np.nan, np.float32))
+    return Signals(pairs(events), catalogue, Groups.none(events.users), Options(**options))
+
+
+@pytest.fixture
+def busy() -> Histories:
+    rng = np.random.default_rng(5)
+    return histories([(int(rng.integers(20)), int(rng.integers(12)), PURCHASE, float(rng.integers(1, 90))) for _ in range(300)], 20, 12)
+
+
+def test_pair_numbers_by_hand() -> None:
+    # had 40, 30 and 10 days ago: gaps of 10 and 20 days; another item on the last day only; looked at yesterday
+    events = histories([(0, 0, PURCHASE, 40), (0, 0, PURCHASE, 30), (0, 0, PURCHASE, 10), (0, 1, PURCHASE, 10), (0, 2, VIEW, 1)], 1, 4)
+    found = pairs(events)
+    assert found.unit == 15.0  # the median of 10 and 20
+    row = dict(zip(pair_names((VIEW, 1)), found.of(np.array([0]), np.array([0]))[0], strict=True))
+    assert row["had_ever"] == pytest.approx(np.log1p(24)) and row["last_had"] == pytest.approx(np.log1p(10)) and row["first_had"] == pytest.approx(np.log1p(40))
+    assert row["had_2r"] == pytest.approx(np.log1p(8 * sum(0.5 ** (a / 30) for a in (40, 30, 10))))
+    assert row["rate"] == 1.0 and row["due_own"] == pytest.approx(np.log(11 / 16)) and row["in_last"] == 1 and row["in_last_three"] == 3
+    viewed = dict(zip(pair_names((VIEW, 1)), found.of(np.array([0]), np.array([2]))[0], strict=True))
+    assert viewed["view_last"] == 0.5 and viewed["had_ever"] == 0
+    assert not found.of(np.array([0]), np.array([3])).any()
+
+
+def test_nothing_at_or_after_the_moment_counts(busy: Histories) -> None:
+    later = Occasions.of(busy.before(NOW - 30 * DAY), NOW - 30 * DAY, PURCHASE)
+    assert (later.age > 0).all() and len(later) == len(set(zip(
+        *(a[busy.time < NOW - 30 * DAY].tolist() for a in (busy.user, busy.item, busy.time // int(DAY))), strict=True)))
+
+
+def test_also_is_the_cosine_of_scikit_learn(busy: Histories) -> None:
+    made = signals(busy)
+    bought = (made.past.ever.toarray() > 0).astype(float)
+    expected = cosine_similarity(bought.T)
+    np.fill_diagonal(expected, 0.0)
+    np.testing.assert_allclose(made.also.toarray(), expected, atol=1e-6)
+
+
+def test_linear_is_ease(busy: Histories) -> None:
+    made = signals(busy)
+    rows = made._even.toarray().astype(float)
+    square = rows.T @ rows
+    square += np.eye(12) * 3.0 * np.trace(square) / 12
+    inverse = np.linalg.inv(square)
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0.0)
+    np.testing.assert_allclose(made.linear, expected, atol=1e-5)
+    assert signals(busy, dense_items=11).linear is None
+
+
+def test_latent_with_all_directions_gives_back_the_rows(busy: Histories) -> None:
+    made = signals(busy)
+    assert made.latent[0].shape == (12, 11)
+    np.testing.assert_allclose(made.latent[0].T @ made.latent[0], np.eye(11), atol=1e-4)
+
+
+def test_rules_look_forward_only() -> None:
+    events = histories([(u, u % 3 + s, PURCHASE, 50 - 10 * s) for u in range(6) for s in range(3)], 6, 6)
+    follows = signals(events).follows.toarray()
+    assert follows[0, 1] > follows[0, 2] > 0 and np.allclose(np.tril(follows), 0.0)
+
+
+def test_no_shopper_is_a_neighbour_of_himself(busy: Histories) -> None:
+    made = signals(busy)
+    near = made.alike(made.past, np.arange(20)).toarray()
+    assert np.allclose(np.diag(near[:, np.argsort(made._pool)]), 0.0) and np.allclose(near.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_content_is_for_items_that_nobody_had() -> None:
+    events = histories([(0, 0, PURCHASE, 5), (1, 1, PURCHASE, 5)], 2, 4)
+    made = signals(events, ["red lamp", "blue towel", "red lamp big", "blue towel big"])
+    content = made.scores(made.past, np.array([0, 1]))["content"]
+    assert content[0, 2] > 0 == content[0, 3] and content[1, 3] > 0 == content[1, 2]
+
+
+def test_every_score_is_a_number_and_not_negative(busy: Histories) -> None:
+    made = signals(busy)
+    found = made.scores(made.past, np.arange(20))
+    assert tuple(found) == SIGNALS and all(np.isfinite(v).all() and (v >= 0).all() and v.shape == (20, 12) for v in found.values())
+    assert len(names(made)) == len(set(names(made)))
+
+
+@given(st.integers(0, 1000), st.integers(1, 8))
+def test_products_keep_the_strongest(seed: int, keep: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = sp.random(9, 7, 0.5, format="csr", random_state=int(seed), dtype=np.float32)
+    exact = (rows.T @ rows).toarray()
+    np.fill_diagonal(exact, 0.0)
+    made = gram(rows, keep).toarray()
+    blocks = product(rows.T.tocsr(), rows, keep, cells=8).toarray()
+    np.testing.assert_allclose(made, blocks)
+    for row in range(7):
+        np.testing.assert_allclose(np.sort(made[row])[::-1][:keep], np.sort(exact[row])[::-1][:keep], atol=1e-6)
+    order = rng.permutation(7)
+    assert strongest(sp.csr_matrix(exact[:, order]), keep).nnz == min(keep, 7) * 7 - sum(max(0, min(keep, 7) - (r > 0).sum()) for r in exact)
+
+
+def test_proposals_are_open_distinct_and_best_first(busy: Histories) -> None:
+    made = signals(busy)
+    users = np.arange(20)
+    allowed = np.arange(12) != 3
+    barred = made.past.known(users)
+    items, places, votes = propose(made.scores(made.past, users), 12, allowed, barred)
+    for row, user in enumerate(users):
+        listed = items[row][items[row] >= 0]
+        assert len(set(listed)) == len(listed) and 3 not in listed and not set(listed) & set(barred[[user]].indices)
+    assert (votes[items >= 0] >= 1).all() and all((p <= 1).all() for p in places.values())
+
+
+# -- the second stage
+
+
+def some_lists(lists: int = 300, useful: bool = True) -> Lists:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(lists, 20, 4)).astype(np.float32)
+    labels = (features[..., 0] - features[..., 1] + 0.3 * rng.normal(size=(lists, 20)) > 2.0) if useful else rng.random((lists, 20)) < 0.1
+    return Lists(features, labels, np.ones((lists, 20), bool), np.maximum(labels.sum(axis=1), 1), -(np.arange(lists) % 3),
+                 {n: (features[..., 0] + 5.0 if n == "own" else rng.random((lists, 20))).astype(np.float32) for n in SIGNALS})
+
+
+def test_ndcg_by_hand() -> None:
+    lists = Lists(np.zeros((1, 4, 1), np.float32), np.array([[True, False, True, False]]), np.array([[True, True, True, False]]), np.array([3]), np.zeros(1), {})
+    value = ndcg(np.array([[3.0, 2.0, 1.0, 9.0]]), lists)
+    assert value == pytest.approx((1 + 1 / 2) / (1 + 1 / np.log2(3) + 1 / 2))
+
+
+def test_standard_scores() -> None:
+    made = standard(np.array([[1.0, 3.0, 99.0]]), np.array([[True, True, False]]))
+    np.testing.assert_allclose(made, [[-1.0, 1.0, 0.0]])
+
+
+def test_learning_beats_the_best_signal_and_says_so(tmp_path: object) -> None:
+    found = fit(some_lists(), Plan(network=False, rounds=60), tmp_path, "own")  # type: ignore[arg-type]
+    assert found.account["chosen"] == "learnt" and found.account["blend"] > found.account["signals"]["own"] and "trees" in found.weights
+
+
+def test_where_nothing_can_be_learnt_the_best_signal_answers(tmp_path: object) -> None:
+    few = some_lists(40)
+    found = fit(few, Plan(network=False), tmp_path, "own")  # type: ignore[arg-type]
+    assert found.account["chosen"] == "one signal" and found.weights["own"] == 1.0 and found.trees is None
+    assert fit(None, Plan(), tmp_path, "popular").weights["popular"] > 0  # type: ignore[arg-type]
