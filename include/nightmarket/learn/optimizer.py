@@ -17,7 +17,7 @@ from nightmarket.learn.layers import TABLE, tf
 
 Rows = Literal["adam", "adagrad"]
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
-_NEVER_DECAYED = ("bias", "norm", "gamma", "beta")
+_NEVER_DECAYED = ("bias", "norm", "gamma", "beta", "log_variances")
 
 
 class AdamW:
