@@ -16,7 +16,9 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -27,15 +29,17 @@ from nightmarket.evaluate.bootstrap import difference, mean
 from nightmarket.learn.multitask import Fit, Shape, Target
 from nightmarket.learn.strategy import place
 from nightmarket.learn.tasks import Tasks, choose_architecture, expected_calibration_error, row_losses
-from nightmarket.shop import PROJECT
+from nightmarket.shop import PROJECT, DemoShop
+from nightmarket.sources.demo import tables
+from nightmarket.sources.demo.truth import Truth
+from nightmarket.sources.demo.world import World
 
 
 class Case:
     """A table with its tasks: frame, labels (n,) by task, input columns, and which rows are validation and test."""
 
     def __init__(self, frame: pd.DataFrame, labels: dict[str, np.ndarray], targets: list[Target], columns: list[str],
-                 validation: np.ndarray, test: np.ndarray, texts: tuple[str, ...] = (), categories: tuple[str, ...] = (),
-                 architectures: bool = True):
+                 validation: np.ndarray, test: np.ndarray, texts: tuple[str, ...] = (), categories: tuple[str, ...] = ()):
         self.frame, self.labels, self.targets, self.columns = frame, labels, targets, columns
         self.validation, self.test, self.texts, self.categories = validation, test, texts, categories
 
@@ -72,19 +76,17 @@ def womens_clothing(data: Path, seed: int) -> Case:
 
 def funnel(days: int, events: int, seed: int) -> Case:
     """One row a shopper, item and day with a view: was it put into the cart, was it bought, by what was known before that day."""
-    from nightmarket.shop import DemoShop
-    from nightmarket.sources.demo import tables
-    from nightmarket.sources.demo.truth import Truth
-    from nightmarket.sources.demo.world import World
-
-    world = World.of(DemoShop(seed=seed, days=days, events=events)) if hasattr(World, "of") else World(DemoShop(seed=seed, days=days, events=events))
+    world = World.of(DemoShop(seed=seed, days=days, events=events), "Europe/London")
     seen, items = [], []
-    for day in range(days):
-        for entity, rows in tables.delivered(world, day, Truth()):
-            if entity == "events":
-                seen.append(rows.select(["action", "customer", "sku", "price", "device", "country", "source"]).to_pandas().assign(day=day))
-            elif entity == "items":
-                items.append(rows.select(["sku", "department", "maker", "rrp", "name"]).to_pandas())
+    with TemporaryDirectory() as folder:
+        for day in range(days):
+            truth = Truth(Path(folder) / f"{day}.parquet")
+            for entity, rows in tables.delivered(world, day, truth):
+                if entity == "events":
+                    seen.append(rows.select(["action", "customer", "sku", "country", "source"]).to_pandas().assign(day=day))
+                elif entity == "items":
+                    items.append(rows.select(["sku", "department", "maker", "rrp"]).to_pandas())
+            truth.close()
     log = pd.concat(seen, ignore_index=True)
     log = log[log["customer"].notna() & (log["customer"] != "")]
     catalogue = pd.concat(items, ignore_index=True).drop_duplicates("sku", keep="first")
@@ -152,7 +154,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"architecture {chosen}, of {scores}")
     else:
         chosen = args.architecture
-    from dataclasses import replace
     made = Tasks.fit(frame, seen, case.targets, shape=replace(shape, architecture=chosen), threads=args.threads, **common)  # type: ignore[arg-type]
     took = time.monotonic() - started
     rows = case.frame[test].reset_index(drop=True)

@@ -21,24 +21,45 @@ class RowTable(keras.layers.Layer):
     a tf.IndexedSlices, so that the cost of a step grows with the batch and not with the table.
     """
 
-    def __init__(self, rows: int, dim: int, deviation: float | None = None, **kwargs: Any):
+    def __init__(self, rows: int, dim: int, deviation: float | None = None, stored: str = "float32", **kwargs: Any):
+        """`stored`: float32 learns; float16, or int8 with a scale a row, is a trained table for serving alone (see `fill`)."""
         super().__init__(**kwargs)
-        self.rows, self.dim = rows, dim
+        self.rows, self.dim, self.stored = rows, dim, stored
         self.deviation = dim**-0.5 if deviation is None else deviation
 
     def build(self, input_shape: Any = None) -> None:
+        learns = self.stored == "float32"
         self.table = self.add_weight(
-            shape=(self.rows, self.dim), name=TABLE, dtype="float32", autocast=False,
-            initializer=keras.initializers.RandomNormal(stddev=self.deviation))
+            shape=(self.rows, self.dim), name=TABLE, dtype=self.stored, autocast=False, trainable=learns,
+            initializer=keras.initializers.RandomNormal(stddev=self.deviation) if learns else "zeros")
+        if self.stored == "int8":
+            self.scale = self.add_weight(shape=(self.rows, 1), name="scale", dtype="float32", autocast=False, trainable=False)
+
+    def fill(self, values: Any) -> None:
+        """Takes trained rows (rows, dim) float32, in the type that this table stores."""
+        from nightmarket.learn.compress import quantise
+
+        if self.stored == "int8":
+            made = quantise(values, 0)
+            self.table.assign(made.codes)
+            self.scale.assign(made.scale)
+        else:
+            self.table.assign(values.astype(self.stored))
 
     def call(self, ids: Any) -> Any:
-        return tf.cast(local(self.table).sparse_read(ids), self.compute_dtype)
+        rows = tf.cast(local(self.table).sparse_read(ids), self.compute_dtype)
+        return rows * tf.cast(local(self.scale).sparse_read(ids), self.compute_dtype) if self.stored == "int8" else rows
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return (*input_shape, self.dim)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rows": self.rows, "dim": self.dim, "deviation": self.deviation}
+        return {**super().get_config(), "rows": self.rows, "dim": self.dim, "deviation": self.deviation, "stored": self.stored}
+
+
+def rows_stored_as(layer: RowTable, stored: str) -> RowTable:
+    """An empty table like `layer`, for serving."""
+    return RowTable.from_config({**layer.get_config(), "stored": stored})
 
 
 @keras.saving.register_keras_serializable("nightmarket")

@@ -37,6 +37,8 @@ class Sizes:
 
     table_rows: int = 100_000
     """Rows of the categories' table; more values than this share rows by hashing."""
+    always_hashed: bool = False
+    """Hash however few values there are: then a row means the same in every shop, and can be transferred."""
     word_rows: int = 1 << 16
     words: int = 160
     """Words and pairs of a text that are read; of a longer one, the first."""
@@ -91,7 +93,7 @@ class Encoder:
         counts = [_strings(frame[name]).value_counts() for name in category]
         often = [sorted(c.index[c >= _OFTEN]) for c in counts]
         total = sum(len(o) + 1 for o in often)
-        hashed = total > sizes.table_rows
+        hashed = sizes.always_hashed or total > sizes.table_rows
         known: list[dict[str, int]] = []
         unknown, rows = [], 0
         for values in often:
