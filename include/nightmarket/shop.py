@@ -236,6 +236,9 @@ class Blessing(_Frozen):
     fairness_ratio: float = Field(
         default=0.5, ge=0, le=1, description="Worst group's metric over the best's, by country and history, at least."
     )
+    compression_loss: float = Field(
+        default=0.005, ge=0, description="How much of the metric a compressed model may lose to the one it stands in for."
+    )
 
 
 class MailServer(_Frozen):

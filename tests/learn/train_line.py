@@ -20,17 +20,17 @@ class Marked(loop.Trainer):
     steps = 0
 
     def fit(self, *args: Any, **kwargs: Any) -> list[dict[str, float]]:
-        compiled = self._train_step
+        compiled = self._train_steps
 
-        def marked(batch: Any) -> Any:
-            answer = compiled(batch)
-            self.steps += 1
+        def marked(batches: Any, rates: Any) -> Any:
+            answer = compiled(batches, rates)
+            self.steps += len(rates)
             with self.marker.open("ab") as out:
-                out.write(b".")
+                out.write(b"." * len(rates))
             time.sleep(self.pause)
             return answer
 
-        self._train_step = marked
+        self._train_steps = marked
         return super().fit(*args, **kwargs)
 
 

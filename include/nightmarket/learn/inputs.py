@@ -61,45 +61,51 @@ class Examples:
 
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Batches of one epoch as arrays; `skip` leaves out those that an interrupted run has learnt from already."""
+        for block in self._blocks(epoch, skip):
+            for n in range(len(block[WEIGHT])):
+                yield {k: v[n] for k, v in block.items()}
+
+    def _blocks(self, epoch: int, skip: int) -> Iterator[dict[str, np.ndarray]]:
+        """The same batches, those of one shuffled block together: (batches, batch_size, …)."""
         names = [f.name for f in self.fields]
-        groups = [(file, g) for file in self.files for g in range(pq.ParquetFile(file).num_row_groups)]
+        about = {file: pq.read_metadata(file) for file in self.files}
+        groups = [(file, g) for file in self.files for g in range(about[file].num_row_groups)]
         rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
         order = range(len(groups)) if rng is None else rng.permutation(len(groups))
         held: list[dict[str, np.ndarray]] = []
         count = made = 0
         room = max(self.shuffle_rows, self.batch_size)
-        for n in order:
+        for place, n in enumerate(order):
             file, group = groups[n]
-            table = pq.ParquetFile(file).read_row_group(group, columns=[*names, WEIGHT])
+            table = pq.ParquetFile(file, metadata=about[file]).read_row_group(group, columns=[*names, WEIGHT])
             held.append({f.name: _tensor(table, f, file) for f in (*self.fields, Field(WEIGHT, "float32"))})
             count += table.num_rows
-            if count >= room:
-                block = _shuffled(held, rng)
-                whole = count // self.batch_size * self.batch_size
-                for start in range(0, whole, self.batch_size):
-                    if made >= skip:
-                        yield {k: v[start : start + self.batch_size] for k, v in block.items()}
-                    made += 1
-                held = [{k: v[whole:] for k, v in block.items()}]
-                count -= whole
-        if count:
+            last = place == len(groups) - 1
+            if (count < room and not last) or not count:
+                continue
             block = _shuffled(held, rng)
-            for start in range(0, count, self.batch_size):
-                if made >= skip:
-                    yield {k: padded(v[start : start + self.batch_size], self.batch_size) for k, v in block.items()}
-                made += 1
+            whole = -(-count // self.batch_size) if last else count // self.batch_size
+            size = whole * self.batch_size
+            held, count = [{k: v[size:] for k, v in block.items()}], max(0, count - size)
+            left_out = min(max(0, skip - made), whole)
+            made += whole
+            if left_out < whole:
+                yield {k: padded(v[:size], size).reshape(whole, self.batch_size, *v.shape[1:])[left_out:] for k, v in block.items()}
 
     def dataset(self, tf: Any, epoch: int = 0, skip: int = 0) -> Any:
-        """tf.data.Dataset of the same batches, read ahead while the model computes."""
+        """tf.data.Dataset of the same batches, read ahead while the model computes.
+
+        Python hands over whole shuffled blocks, TensorFlow cuts them into batches: what crossing over costs is paid once a block.
+        """
         spec = {
-            f.name: tf.TensorSpec((self.batch_size, *f.shape), f.dtype) for f in (*self.fields, Field(WEIGHT, "float32"))
+            f.name: tf.TensorSpec((None, self.batch_size, *f.shape), f.dtype) for f in (*self.fields, Field(WEIGHT, "float32"))
         }
-        made = tf.data.Dataset.from_generator(lambda: self.batches(epoch, skip), output_signature=spec)
+        blocks = tf.data.Dataset.from_generator(lambda: self._blocks(epoch, skip), output_signature=spec)
         options = tf.data.Options()
         # workers each read all files and keep their share of every batch: the global batch is the same as on one machine
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
         options.deterministic = True
-        return made.with_options(options).prefetch(4)
+        return blocks.prefetch(1).unbatch().with_options(options).prefetch(4)
 
 
 def write_examples(folder: Path, name: str, columns: Mapping[str, np.ndarray | pa.Array], rows_per_group: int = 1024) -> Path:

@@ -1,6 +1,7 @@
 """The training loop: a task says what to learn on one replica, this says how long, how fast, and how to survive a kill.
 
-Gradients are summed over replicas, then clipped by their global norm, so the update is the same on one replica or many. After
+Gradients are summed over replicas, then clipped by their global norm, so the update is the same on one replica or many. Several
+steps run within one call of the compiled graph, which takes its batches itself. After
 every epoch (and every `checkpoint_steps` within one) all that the next step depends on is written to `folder` and moved into
 place by one rename; a run started again after SIGKILL continues there and ends with the same weights, bit by bit.
 """
@@ -11,9 +12,10 @@ import json
 import math
 import os
 import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from nightmarket.learn.strategy import Placement, tensorflow
 _LOG = logs.logger("learn")
 _FLOAT16_SCALE = 2.0**12
 _GROW_AFTER = 1000  # finite float16 steps before the loss scale doubles
+_STEPS_A_CALL = 16  # of the compiled graph: what Python costs is shared by them
 
 
 class Diverged(RuntimeError):
@@ -76,14 +79,27 @@ class Progress:
 class Trainer:
     """A task on a placement: model, optimiser and compiled steps, made once and used for one fit or several in a row."""
 
-    def __init__(self, task: Task, placement: Placement, batch_size: int, clip_norm: float, seed: int, weight_decay: float = 0.0):
-        """Raises ValueError for a global batch that replicas cannot share equally."""
+    def __init__(
+        self, task: Task, placement: Placement, batch_size: int, clip_norm: float, seed: int, weight_decay: float = 0.0, *,
+        rows: Literal["adam", "adagrad"] = "adam", accumulate: int = 1, xla: bool = False,
+    ):
+        """`rows`: how tables are updated (`learn.optimizer`). `accumulate`: each step's batch is worked through in so many parts
+        one after another, whose gradients are summed, for batches that memory would not hold at once. `xla`: losses and gradients
+        are compiled by XLA; a task whose tensors change their shape from step to step cannot be.
+
+        Raises ValueError for a global batch that replicas and parts cannot share equally.
+        """
         self.tf = tensorflow()
         import keras
 
+        from nightmarket.learn.optimizer import AdamW
+
         if batch_size % placement.replicas:
             raise ValueError(f"batch_size {batch_size} cannot be shared by {placement.replicas} replicas; use a multiple")
+        if batch_size // placement.replicas % accumulate:
+            raise ValueError(f"a replica's batch of {batch_size // placement.replicas} has no {accumulate} equal parts; use a multiple")
         self.task, self.placement, self.batch_size, self.clip_norm = task, placement, batch_size, clip_norm
+        self._accumulate, self._xla = accumulate, xla
         self._half = placement.precision == "mixed_float16"
         keras.utils.set_random_seed(seed)
         policy = keras.config.dtype_policy()
@@ -91,15 +107,30 @@ class Trainer:
         try:
             with placement.strategy.scope():
                 self.model = task.build()
-                self._optimizer = keras.optimizers.AdamW(1e-3, weight_decay=weight_decay)
-                self._optimizer.exclude_from_weight_decay(var_names=["bias", "norm", "gamma", "beta"])
-                self._optimizer.build(self.model.trainable_variables)
+                self._learnt = list(self.model.trainable_variables)
+                self._optimizer = AdamW(self._learnt, weight_decay, rows)
                 self._scale = self.tf.Variable(_FLOAT16_SCALE if self._half else 1.0, trainable=False)
                 self._good = self.tf.Variable(0, trainable=False, dtype=self.tf.int64)
         finally:
             keras.config.set_dtype_policy(policy)
-        self._train_step = self.tf.function(self._train, reduce_retracing=True)
-        self._valid_step = self.tf.function(self._valid, reduce_retracing=True)
+        self._frozen: frozenset[str] = frozenset()
+        self._compile()
+
+    def _compile(self) -> None:
+        tf = self.tf
+        self._train_steps = tf.function(self._train_some, reduce_retracing=True)
+        self._valid_steps = tf.function(self._valid_some, reduce_retracing=True)
+        self._gradients = tf.function(self._plain_gradients, jit_compile=True) if self._xla else self._plain_gradients
+
+    def freeze(self, paths: Iterable[str]) -> None:
+        """From now on the weights with these paths stay as they are; all others learn. Raises ValueError for an unknown path."""
+        wanted = frozenset(paths)
+        unknown = wanted - {v.path for v in self._learnt}
+        if unknown:
+            raise ValueError(f"{self.task.name}: no weight {', '.join(sorted(unknown))} to freeze")
+        if wanted != self._frozen:
+            self._frozen = wanted
+            self._compile()
 
     @property
     def _variables(self) -> list[Any]:
@@ -121,24 +152,25 @@ class Trainer:
             _LOG.info(logs.said("resumed", task=self.task.name, epoch=state.epoch, step=state.step))
         weight = _weight(train)
         while not state.finished and state.epoch < plan.epochs:
-            for batch in self._distributed(train, state.epoch, state.step):
-                self._optimizer.learning_rate.assign(_rate(plan, train.steps, state.epoch * train.steps + state.step))
-                loss, finite = self._train_step(batch)
-                lost = float(loss)
-                if not math.isfinite(lost) or (not self._half and not bool(finite)):
-                    raise Diverged(
-                        f"{self.task.name}: the {'gradient' if math.isfinite(lost) else 'loss'} is not a number at epoch "
-                        f"{state.epoch + 1}, step {state.step + 1}; lower model.learning_rate ({plan.learning_rate:g}) or "
-                        f"model.clip_norm ({self.clip_norm:g}), or use model.precision: float32"
-                    )
-                state.loss_sum += lost
-                state.step += 1
+            batches = iter(self._distributed(train, state.epoch, state.step))
+            while (count := _steps_until(train.steps, state.step, plan.checkpoint_steps if folder is not None else 0)) > 0:
+                first = state.epoch * train.steps + state.step
+                rates = np.array([_rate(plan, train.steps, first + n) for n in range(count)], np.float32)
+                for loss, finite in zip(*(v.numpy().tolist() for v in self._train_steps(batches, rates)), strict=True):
+                    if not math.isfinite(loss) or (not self._half and not finite):
+                        raise Diverged(
+                            f"{self.task.name}: the {'gradient' if math.isfinite(loss) else 'loss'} is not a number at epoch "
+                            f"{state.epoch + 1}, step {state.step + 1}; lower model.learning_rate ({plan.learning_rate:g}) or "
+                            f"model.clip_norm ({self.clip_norm:g}), or use model.precision: float32"
+                        )
+                    state.loss_sum += loss
+                    state.step += 1
                 if folder is not None and plan.checkpoint_steps and state.step % plan.checkpoint_steps == 0:
                     _save(folder, plan, state, self._variables, best)
             line = {"loss": state.loss_sum / weight}
             watch = -float(state.epoch)  # without validation every epoch counts as better
             if valid is not None:
-                watch = sum(float(self._valid_step(b)) for b in self._distributed(valid, 0)) / _weight(valid)
+                watch = self.evaluate(valid)
                 line["valid_loss"] = watch
             state.history.append(line)
             if watch < state.best - plan.minimum_improvement:
@@ -153,12 +185,37 @@ class Trainer:
             variable.assign(value)
         return state.history
 
+    def evaluate(self, examples: Examples) -> float:
+        """Mean loss over the examples, by their weights."""
+        batches, total = iter(self._distributed(examples, 0)), 0.0
+        for first in range(0, examples.steps, _STEPS_A_CALL):
+            count = min(_STEPS_A_CALL, examples.steps - first)
+            total += sum(self._valid_steps(batches, self.tf.constant(count)).numpy().tolist())
+        return total / _weight(examples)
+
     def _distributed(self, examples: Examples, epoch: int, skip: int = 0) -> Any:
         return self.placement.strategy.experimental_distribute_dataset(examples.dataset(self.tf, epoch, skip))
 
-    def _train(self, batch: dict[str, Any]) -> tuple[Any, Any]:
+    def _train_some(self, batches: Any, rates: Any) -> tuple[Any, Any]:
+        """Steps on the next batches, one for each of `rates` (n,); their summed losses (n,) and whether each was finite (n,)."""
+        tf = self.tf
+        count = tf.shape(rates)[0]
+        losses, fine = tf.TensorArray(tf.float32, count), tf.TensorArray(tf.bool, count)
+        for n in tf.range(count):
+            loss, finite = self._train(next(batches), rates[n])
+            losses, fine = losses.write(n, loss), fine.write(n, finite)
+        return losses.stack(), fine.stack()
+
+    def _valid_some(self, batches: Any, count: Any) -> Any:
+        tf = self.tf
+        losses = tf.TensorArray(tf.float32, count)
+        for n in tf.range(count):
+            losses = losses.write(n, self._valid(next(batches)))
+        return losses.stack()
+
+    def _train(self, batch: dict[str, Any], rate: Any) -> tuple[Any, Any]:
         tf, strategy = self.tf, self.placement.strategy
-        losses, finite = strategy.run(self._replica_step, args=(batch,))
+        losses, finite = strategy.run(self._replica_step, args=(batch, rate))
         total = strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
         all_finite = strategy.reduce(tf.distribute.ReduceOp.SUM, finite, axis=None) > 0.5
         if self._half:
@@ -168,24 +225,61 @@ class Trainer:
             self._good.assign(tf.where(good >= _GROW_AFTER, tf.zeros_like(good), good))
         return total, all_finite
 
-    def _replica_step(self, batch: dict[str, Any]) -> tuple[Any, Any]:
-        """One replica's share of a step: (sum of weighted losses, its share of 'the update was finite')."""
-        tf, replicas, model = self.tf, self.placement.replicas, self.model
+    def _plain_gradients(self, batch: dict[str, Any], step: Any, scale: Any) -> tuple[Any, list[Any]]:
+        """(sum of weighted losses, gradients of what learns) of a part of the batch; a table's gradient stays IndexedSlices."""
+        tf = self.tf
+        from nightmarket.learn.optimizer import is_table
+
         with tf.GradientTape() as tape:
-            each = tf.cast(self.task.losses(model, batch, self._optimizer.iterations.value), tf.float32) * batch[WEIGHT]
+            each = tf.cast(self.task.losses(self.model, batch, step), tf.float32) * batch[WEIGHT]
             loss = tf.reduce_sum(each)
-            scaled = loss / float(self.batch_size) * self._scale
-        watched = [v.value for v in model.trainable_variables]
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, watched, unconnected_gradients="zero")]
+            scaled = loss / float(self.batch_size) * scale
+        learning = [v for v in self._learnt if v.path not in self._frozen]
+        found = tape.gradient(scaled, [v.value for v in learning])
+        gradients = []
+        for variable, gradient in zip(learning, found, strict=True):
+            if gradient is None:
+                gradient = tf.zeros(variable.shape, variable.dtype)
+            if not (is_table(variable) and isinstance(gradient, tf.IndexedSlices)):
+                gradient = tf.convert_to_tensor(gradient)
+            gradients.append(gradient)
+        return loss, gradients
+
+    def _accumulated(self, batch: dict[str, Any], step: Any, scale: Any) -> tuple[Any, list[Any]]:
+        """The same, the batch in `accumulate` parts one after another."""
+        tf, parts = self.tf, self._accumulate
+        if parts == 1:
+            return self._gradients(batch, step, scale)
+        total: Any = None
+        summed: list[Any] = []
+        for n in range(parts):
+            waits = [] if total is None else [g.values if isinstance(g, tf.IndexedSlices) else g for g in summed]
+            with tf.control_dependencies(waits):  # or all parts would be worked on, and kept in memory, at once
+                part = {k: tf.identity(_part(v, n, parts)) for k, v in batch.items()}
+            loss, found = self._gradients(part, step, scale)
+            total = loss if total is None else total + loss
+            summed = found if not summed else [_plus(tf, a, b) for a, b in zip(summed, found, strict=True)]
+        return total, summed
+
+    def _replica_step(self, batch: dict[str, Any], rate: Any) -> tuple[Any, Any]:
+        """One replica's share of a step: (sum of weighted losses, its share of 'the update was finite')."""
+        tf, replicas = self.tf, self.placement.replicas
+        loss, gradients = self._accumulated(batch, tf.convert_to_tensor(self._optimizer.step), tf.convert_to_tensor(self._scale))
+        gradients = [_each_row_once(tf, g) for g in gradients]
         if replicas > 1:
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            gradients = [_each_row_once(tf, g) for g in gradients]
         norm = tf.linalg.global_norm(gradients) / self._scale
         finite = tf.math.is_finite(norm)
-        # the optimiser sums over replicas once more: each hands in its share of the clipped sum
-        factor = tf.where(finite, tf.minimum(1.0, self.clip_norm / (norm + 1e-12)), 0.0) / self._scale / replicas
-        if self._half:  # an overflow is a scale too high, not a diverged model: this step learns nothing
-            gradients = [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
-        self._optimizer.apply_gradients([(g * factor, v) for g, v in zip(gradients, model.trainable_variables, strict=True)])
+        factor = tf.where(finite, tf.minimum(1.0, self.clip_norm / (norm + 1e-12)), 0.0) / self._scale
+
+        def clipped(values: Any) -> Any:
+            # an overflow of float16 is a scale too high, not a diverged model: this step learns nothing
+            return (tf.where(finite, values, tf.zeros_like(values)) if self._half else values) * factor
+
+        ready = iter([tf.IndexedSlices(clipped(g.values), g.indices, g.dense_shape) if isinstance(g, tf.IndexedSlices) else clipped(g)
+                      for g in gradients])
+        self._optimizer.apply([None if v.path in self._frozen else next(ready) for v in self._learnt], rate)
         return loss, tf.cast(finite, tf.float32) / replicas
 
     def _valid(self, batch: dict[str, Any]) -> Any:
@@ -196,6 +290,31 @@ class Trainer:
             return tf.reduce_sum(each * part[WEIGHT])
 
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(one, args=(batch,)), axis=None)
+
+
+def _steps_until(steps: int, done: int, checkpoint_steps: int) -> int:
+    """How many steps the next call takes: no further than the epoch's end or the next checkpoint."""
+    count = min(_STEPS_A_CALL, steps - done)
+    return min(count, checkpoint_steps - done % checkpoint_steps) if checkpoint_steps else count
+
+
+def _part(values: Any, n: int, parts: int) -> Any:
+    size = values.shape[0] // parts
+    return values[n * size : (n + 1) * size]
+
+
+def _plus(tf: Any, one: Any, other: Any) -> Any:
+    if isinstance(one, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.concat([one.values, other.values], 0), tf.concat([one.indices, other.indices], 0), one.dense_shape)
+    return one + other
+
+
+def _each_row_once(tf: Any, gradient: Any) -> Any:
+    """IndexedSlices with the gradients of one row summed; a tensor as it is."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    ids, place = tf.unique(gradient.indices)
+    return tf.IndexedSlices(tf.math.unsorted_segment_sum(gradient.values, place, tf.size(ids)), ids, gradient.dense_shape)
 
 
 def _rate(plan: Plan, steps: int, step: int) -> float:
