@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     frame, seen = case.frame[used].reset_index(drop=True), {k: v[used] for k, v in case.labels.items()}
     shape, how, placement = Shape(), Fit(epochs=args.epochs, seed=args.seed), place(0, "float32")
     started = time.monotonic()
-    common = dict(columns=case.columns, validation=case.validation[used], placement=placement, how=how, texts=case.texts, categories=case.categories)
+    common = {"columns": case.columns, "validation": case.validation[used], "placement": placement, "how": how, "texts": case.texts, "categories": case.categories}
     if args.architecture == "auto":
         chosen, scores = choose_architecture(frame, seen, case.targets, shape=shape, **common)  # type: ignore[arg-type]
         print(f"architecture {chosen}, of {scores}")

@@ -131,7 +131,7 @@ def throughput(rows: int, vocabularies: tuple[int, ...], epochs: int) -> None:
             }
             examples = Examples(files, FIELDS, BATCH, 16_384, seed=1)
             seconds: dict[str, list[float]] = {"model.fit": [], **{k: [] for k in ours}}
-            for epoch in range(epochs + 1):  # the first compiles, and is not timed
+            for _epoch in range(epochs + 1):  # the first compiles, and is not timed
                 started = time.monotonic()
                 plain.fit(slices, epochs=1, verbose=0)
                 seconds["model.fit"].append(time.monotonic() - started)

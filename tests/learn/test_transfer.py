@@ -59,7 +59,7 @@ def test_it_helps_a_small_shop_and_is_refused_where_it_does_not() -> None:
 def test_frozen_layers_are_the_sources(tmp_path: Any) -> None:
     from nightmarket.learn.transfer import _stages, transfer
 
-    source, theirs, encoder, targets, shape, how, placement = fitted()
+    source, _theirs, encoder, targets, shape, how, placement = fitted()
     made = transfer(source, None, small(encoder, False), encoder, targets, shape, how, placement, ("frozen",), resamples=50)
     assert set(made.losses) == {"scratch", "frozen"} and made.way == "frozen"
     for name, same in (("words_table", True), ("bottom_0", True), ("head_sold", False)):
