@@ -263,9 +263,9 @@ def measures(lake: Lake, settings: Settings, batch: Batch, run_date: date,
     delivered = sum(m.rows_in for m in batch.raw.values()) or sum(m.rows_in for m in batch.clean.values())
     rejected = _sum_reasons([*batch.raw.values(), *batch.clean.values()])
     share = sum(rejected.values()) / delivered if delivered else None
-    least = proven_share(sum(rejected.values()), delivered) if delivered else None
-    told = f"{sum(rejected.values()):,} / {delivered:,} = {share or 0:.4g}" + (f", surely ≥ {least:.4g}" if least else "")
-    add("quarantine_share", least, told, maximum=gate.quarantine_share,
+    proven = proven_share(sum(rejected.values()), delivered) if delivered else None
+    told = f"{sum(rejected.values()):,} / {delivered:,} = {share or 0:.4g}" + (f", surely ≥ {proven:.4g}" if proven else "")
+    add("quarantine_share", proven, told, maximum=gate.quarantine_share,
         unexpected=sum(rejected.values()), checked=delivered,
         examples=[{"reason": k, "rows": v} for k, v in sorted(rejected.items(), key=lambda x: (-x[1], x[0]))[:EXAMPLES]])
 
