@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from nightmarket.learn.strategy import tensorflow
@@ -75,7 +76,7 @@ class PiecewiseLinear(keras.layers.Layer):
         self.edges = edges
         wide = max(len(e) for e in edges) - 1
         self._low = [[*e[:-1], *[0.0] * (wide - len(e) + 1)] for e in edges]
-        self._span = [[b - a for a, b in zip(e, e[1:], strict=False)] + [1.0] * (wide - len(e) + 1) for e in edges]
+        self._span = [[b - a for a, b in pairwise(e)] + [1.0] * (wide - len(e) + 1) for e in edges]
         self._there = [[1.0] * (len(e) - 1) + [0.0] * (wide - len(e) + 1) for e in edges]
 
     def call(self, values: Any) -> Any:

@@ -26,7 +26,17 @@ from nightmarket import log as logs
 from nightmarket.evaluate.bootstrap import Interval, difference
 from nightmarket.learn.inputs import Examples, Field
 from nightmarket.learn.loop import Plan, Trainer
-from nightmarket.learn.multitask import Fit, Network, Shape, Target, Together, examples, logits_of, scales_of, task_losses
+from nightmarket.learn.multitask import (
+    Fit,
+    Network,
+    Shape,
+    Target,
+    Together,
+    examples,
+    logits_of,
+    scales_of,
+    task_losses,
+)
 from nightmarket.learn.strategy import Placement, tensorflow
 from nightmarket.learn.tabular import Encoder
 from nightmarket.learn.tasks import row_losses
