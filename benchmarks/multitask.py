@@ -19,6 +19,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,13 +149,14 @@ def main(argv: list[str] | None = None) -> int:
     frame, seen = case.frame[used].reset_index(drop=True), {k: v[used] for k, v in case.labels.items()}
     shape, how, placement = Shape(), Fit(epochs=args.epochs, seed=args.seed), place(0, "float32")
     started = time.monotonic()
-    common = {"columns": case.columns, "validation": case.validation[used], "placement": placement, "how": how, "texts": case.texts, "categories": case.categories}
+    common: dict[str, Any] = {"columns": case.columns, "validation": case.validation[used], "placement": placement, "how": how,
+                              "texts": case.texts, "categories": case.categories}
     if args.architecture == "auto":
-        chosen, scores = choose_architecture(frame, seen, case.targets, shape=shape, **common)  # type: ignore[arg-type]
+        chosen, scores = choose_architecture(frame, seen, case.targets, shape=shape, **common)
         print(f"architecture {chosen}, of {scores}")
     else:
         chosen = args.architecture
-    made = Tasks.fit(frame, seen, case.targets, shape=replace(shape, architecture=chosen), threads=args.threads, **common)  # type: ignore[arg-type]
+    made = Tasks.fit(frame, seen, case.targets, shape=replace(shape, architecture=chosen), threads=args.threads, **common)
     took = time.monotonic() - started
     rows = case.frame[test].reset_index(drop=True)
     found = made.components(rows)

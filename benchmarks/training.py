@@ -131,7 +131,7 @@ def throughput(rows: int, vocabularies: tuple[int, ...], epochs: int) -> None:
             }
             examples = Examples(files, FIELDS, BATCH, 16_384, seed=1)
             seconds: dict[str, list[float]] = {"model.fit": [], **{k: [] for k in ours}}
-            for _epoch in range(epochs + 1):  # the first compiles, and is not timed
+            for _ in range(epochs + 1):  # the first compiles, and is not timed
                 started = time.monotonic()
                 plain.fit(slices, epochs=1, verbose=0)
                 seconds["model.fit"].append(time.monotonic() - started)
@@ -167,12 +167,11 @@ def inputs(rows: int, turns: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             examples = Examples(files_of(Path(folder), rows, vocabulary, 2), FIELDS, BATCH, 16_384, seed=1)
             trainer = Trainer(Clicks(vocabulary), place(1, "float32"), BATCH, 1.0, seed=3)
-            strategy = trainer.placement.strategy
             some = list(zip(range(8), examples.batches(), strict=False))
-            cached = iter(strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(some[0][1]).repeat()))
+            cached = iter(trainer.shared(tf.data.Dataset.from_tensors(some[0][1]).repeat()))
             memory = tf.data.Dataset.from_tensor_slices({k: np.stack([b[k] for _, b in some]) for k in some[0][1]}).repeat()
-            held = iter(strategy.experimental_distribute_dataset(memory))
-            real = iter(strategy.experimental_distribute_dataset(examples.dataset(tf)))
+            held = iter(trainer.shared(memory))
+            real = iter(trainer.shared(examples.dataset(tf)))
             steps = 64
             turns = min(turns, examples.steps // steps - 2)
             took = _turns({"cached": (trainer, cached), "eight cached": (trainer, held), "real": (trainer, real)}, steps, turns)
@@ -191,7 +190,7 @@ def options(turns: int) -> None:
         "mixed_bfloat16": Trainer(Clicks(vocabulary), place(1, "mixed_bfloat16"), BATCH, 1.0, 3),
     }
     took = _turns({
-        k: (t, iter(t.placement.strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat())))
+        k: (t, iter(t.shared(tf.data.Dataset.from_tensors(batch).repeat())))
         for k, t in made.items()}, 64, turns)
     for name, seconds in took.items():
         print(f"{name:16} {np.median(seconds) * 1e3:6.2f} ms a step; plain / this {ratio(took['plain'], seconds)}")

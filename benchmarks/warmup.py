@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nightmarket.recommend.warmup import LinUcb, Thompson, ips, questions, regret, replay, snips_interval, taste
+from nightmarket.recommend.warmup import LinUcb, Policy, Thompson, ips, questions, regret, replay, snips_interval, taste
 from nightmarket.shop import PROJECT
 
 
@@ -68,8 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             terms = ips(reward[later], chance[later], want)
             value, low, high = snips_interval(reward[later], chance[later], want)
             print(f"  value   {name:32} IPS {spread_of_mean(terms, args.seed)}  SNIPS {value:.5f} [{low:.5f}, {high:.5f}]")
-        makers = {"uniform": lambda s: _Uniform(items, s), "Thompson": lambda s: Thompson(items, prior, s),
-                  "LinUCB": lambda s: LinUcb(items, x.shape[1], 0.1, 10.0)}
+        makers = _makers(items, prior, x.shape[1])
         for name, make in makers.items():
             found = [replay(make(s), shown, reward, x, np.random.default_rng(s).permutation(len(log))) for s in range(args.shuffles)]
             print(f"  replay  {name:32} click rate {spread([f.reward.mean() for f in found])} over {args.shuffles} shuffles, "
@@ -77,10 +77,21 @@ def main(argv: list[str] | None = None) -> int:
         clicks = np.bincount(shown, weights=reward, minlength=items)
         rates = (clicks + prior[0]) / (np.bincount(shown, minlength=items) + sum(prior))
         for name, make in makers.items():
-            ends = np.array([regret(make(s), rates, args.rounds, s, contexts=lambda r: np.eye(1, x.shape[1])[0])[-1] for s in range(10)])
+            ends = np.array([regret(make(s), rates, args.rounds, s, contexts=_constant(x.shape[1]))[-1] for s in range(10)])
             print(f"  regret  {name:32} {spread(ends)} clicks in {args.rounds} shows (of {rates.max() * args.rounds:.0f} at best)")
     _questions(args.seed)
     return 0
+
+
+def _makers(items: int, prior: tuple[float, float], dim: int) -> dict[str, Callable[[int], Policy]]:
+    """By name, a function of a seed to a policy that knows nothing yet."""
+    return {"uniform": lambda s: _Uniform(items, s), "Thompson": lambda s: Thompson(items, prior, s),
+            "LinUCB": lambda s: LinUcb(items, dim, 0.1, 10.0)}
+
+
+def _constant(dim: int) -> Callable[[np.random.Generator], np.ndarray]:
+    """A context that tells nothing: 1 and zeros."""
+    return lambda _: np.eye(1, dim)[0]
 
 
 class _Uniform:

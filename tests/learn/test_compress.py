@@ -69,7 +69,8 @@ def test_files_are_smaller_and_answer_alike(tmp_path: Path) -> None:
     size, close = {}, {"float32": 1e-5, "float16": 5e-3, "int8": 5e-2}
     for precision, near in close.items():
         size[precision] = save(made, tmp_path / precision, precision)  # type: ignore[arg-type]
-        answer = tf.saved_model.load(str(tmp_path / precision)).signatures["serve"](**{k: tf.constant(v) for k, v in asked.items()})
+        loaded = tf.saved_model.load(str(tmp_path / precision))  # held: its variables go with it
+        answer = loaded.signatures["serve"](**{k: tf.constant(v) for k, v in asked.items()})
         assert next(iter(answer.values())).numpy() == pytest.approx(wanted, abs=near), precision
         file = lite(made, precision)  # type: ignore[arg-type]
         size[f"lite {precision}"] = len(file)

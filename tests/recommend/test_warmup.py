@@ -42,7 +42,7 @@ def test_new_items_never_have_more_than_their_share(share: float, k: int, lists:
 
 def test_a_place_beyond_the_share_is_refused() -> None:
     bound = Exposure(0.5)
-    with pytest.raises(ValueError, match="1 of 1 places would exceed the share 0.5"):
+    with pytest.raises(ValueError, match=r"1 of 1 places would exceed the share 0\.5"):
         bound.count(new=True)
     bound.count(new=False)
     bound.count(new=True)

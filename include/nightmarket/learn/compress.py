@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from nightmarket.evaluate.bootstrap import Interval, difference
+from nightmarket.learn.layers import RowTable, keras, rows_stored_as, tf
 from nightmarket.learn.optimizer import is_table
-from nightmarket.learn.strategy import tensorflow
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -65,13 +65,31 @@ def prune(model: Any, share: float) -> float:
     return zero / max(total, 1)
 
 
-def compact(model: Any, precision: Precision) -> Any:
-    """A tf.Module with `serve(dict of inputs) -> outputs`, whose weights are kept in `precision`. Save it by tf.saved_model.save."""
-    tf = tensorflow()
-    import keras
+class Compact(tf.Module):  # type: ignore[name-defined]
+    """A model for serving whose weights are kept small; `serve` maps inputs by name to the output. Made by `compact`."""
 
-    from nightmarket.learn.layers import RowTable, rows_stored_as
+    def __init__(self, model: Any, kept: list[tuple[Any, ...]]):
+        """`kept`: (weight of the model, what it is kept as, and its scale if that is int8)."""
+        super().__init__()
+        self._model, self._kept = model, kept
+        self.stored = [part for parts in kept for part in parts[1:]]
+        widened = {id(parts[0]) for parts in kept}
+        self.others = [w.value for w in model.variables if id(w) not in widened]
+        names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in model.inputs}
+        self.serve = tf.function(self._answer, input_signature=[names])
 
+    def _answer(self, inputs: Mapping[str, Any]) -> Any:
+        wide = [(parts[0], tf.cast(parts[1], tf.float32) * (parts[2] if len(parts) == 3 else 1.0)) for parts in self._kept]
+        with keras.StatelessScope(state_mapping=wide):
+            return self._model(inputs, training=False)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(np.prod(v.shape)) * v.dtype.size for v in (*self.stored, *self.others))
+
+
+def compact(model: Any, precision: Precision) -> Compact:
+    """The model with its weights kept in `precision`. int8 has a scale a row in tables, one an output elsewhere; biases stay float32."""
     small = model if precision == "float32" else keras.models.clone_model(
         model, clone_function=lambda layer: (
             rows_stored_as(layer, precision) if isinstance(layer, RowTable) else layer.__class__.from_config(layer.get_config())))
@@ -92,31 +110,11 @@ def compact(model: Any, precision: Precision) -> Any:
         elif values.ndim >= 2:
             codes = quantise(values, -1)
             kept.append((weight, tf.Variable(codes.codes, trainable=False), tf.Variable(codes.scale, trainable=False)))
-
-    class Compact(tf.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stored = [part for parts in kept for part in parts[1:]]
-            widened = {id(parts[0]) for parts in kept}
-            self.others = [w.value for w in small.variables if id(w) not in widened]
-            names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in small.inputs}
-            self.serve = tf.function(self._answer, input_signature=[names])
-
-        def _answer(self, inputs: Mapping[str, Any]) -> Any:
-            wide = [(parts[0], tf.cast(parts[1], tf.float32) * (parts[2] if len(parts) == 3 else 1.0)) for parts in kept]
-            with keras.StatelessScope(state_mapping=wide):
-                return small(inputs, training=False)
-
-        @property
-        def nbytes(self) -> int:
-            return sum(int(np.prod(v.shape)) * v.dtype.size for v in (*self.stored, *self.others))
-
-    return Compact()
+    return Compact(small, kept)
 
 
 def save(model: Any, folder: Path, precision: Precision) -> int:
     """Writes a SavedModel with signature 'serve' and returns its bytes on disk."""
-    tf = tensorflow()
     made = compact(model, precision)
     tf.saved_model.save(made, str(folder), signatures={"serve": made.serve})
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
@@ -124,7 +122,6 @@ def save(model: Any, folder: Path, precision: Precision) -> int:
 
 def lite(model: Any, precision: Precision) -> bytes:
     """A LiteRT (TFLite) file: int8 has its weights in int8 and computes in float32 between them (dynamic range)."""
-    tf = tensorflow()
     names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in model.inputs}
     serve = tf.function(lambda inputs: model(inputs, training=False), input_signature=[names])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], model)
@@ -137,7 +134,6 @@ def lite(model: Any, precision: Precision) -> bytes:
 
 def lite_runner(content: bytes) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
     """A function of inputs by name to the output, one thread."""
-    tf = tensorflow()
     interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
     wanted = interpreter.get_input_details()
     output = interpreter.get_output_details()[0]["index"]

@@ -109,13 +109,18 @@ class Examples:
 
 
 def write_examples(folder: Path, name: str, columns: Mapping[str, np.ndarray | pa.Array], rows_per_group: int = 1024) -> Path:
-    """Writes one Parquet file of examples and returns its path; 2-D arrays become list columns."""
-    arrays = {k: v if isinstance(v, pa.Array) else as_lists(v) for k, v in columns.items()}
+    """Writes one Parquet file of examples and returns its path.
+
+    Arrays of several axes become columns of fixed-size bytes, a row's values one after another: they are read back without being
+    taken apart, which lists would be.
+    """
+    arrays = {k: v if isinstance(v, pa.Array) else as_bytes(v) for k, v in columns.items()}
     if WEIGHT not in arrays:
         arrays[WEIGHT] = pa.array(np.ones(len(next(iter(arrays.values()))), np.float32))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.parquet"
-    pq.write_table(pa.table(arrays), path, row_group_size=rows_per_group, compression="lz4", use_dictionary=False)
+    schema = pa.schema([pa.field(k, v.type, nullable=v.null_count > 0) for k, v in arrays.items()])
+    pq.write_table(pa.table(arrays, schema), path, row_group_size=rows_per_group, compression="lz4", use_dictionary=False)
     return path
 
 
@@ -126,6 +131,15 @@ def as_lists(values: np.ndarray) -> pa.Array:
     width = int(np.prod(values.shape[1:]))
     offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * width)
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).reshape(-1)))
+
+
+def as_bytes(values: np.ndarray) -> pa.Array:
+    """(n,) to a plain column, (n, …) to one of n rows as bytes."""
+    if values.ndim == 1:
+        return pa.array(values)
+    whole = np.ascontiguousarray(values)
+    width = whole.dtype.itemsize * int(np.prod(values.shape[1:]))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(whole)])
 
 
 def padded(values: np.ndarray, rows: int) -> np.ndarray:
@@ -141,6 +155,13 @@ def _tensor(table: pa.Table, field: Field, file: Path) -> np.ndarray:
         column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
     if not field.shape:
         return column.to_numpy(zero_copy_only=False).astype(field.dtype)
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        if width != field.size * np.dtype(field.dtype).itemsize:
+            raise InputError(f"{file.name}: {field.name} has {width} bytes a row; {field.dtype} of shape {field.shape} has "
+                             f"{field.size * np.dtype(field.dtype).itemsize}")
+        held = np.frombuffer(column.buffers()[1], field.dtype, len(column) * field.size, column.offset * width)
+        return held.reshape(len(column), *field.shape)
     lengths = np.diff(column.offsets.to_numpy())
     if len(lengths) and lengths.max() > field.size:
         raise InputError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from nightmarket.learn.strategy import tensorflow
 
 tf = tensorflow()
-import itertools
-
 import keras  # noqa: E402 (TensorFlow is chosen as its backend first)
 
 TABLE = "rows_by_id"
@@ -77,7 +76,7 @@ class PiecewiseLinear(keras.layers.Layer):
         self.edges = edges
         wide = max(len(e) for e in edges) - 1
         self._low = [[*e[:-1], *[0.0] * (wide - len(e) + 1)] for e in edges]
-        self._span = [[b - a for a, b in itertools.pairwise(e)] + [1.0] * (wide - len(e) + 1) for e in edges]
+        self._span = [[b - a for a, b in pairwise(e)] + [1.0] * (wide - len(e) + 1) for e in edges]
         self._there = [[1.0] * (len(e) - 1) + [0.0] * (wide - len(e) + 1) for e in edges]
 
     def call(self, values: Any) -> Any:

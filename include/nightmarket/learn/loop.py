@@ -194,7 +194,12 @@ class Trainer:
         return total / _weight(examples)
 
     def _distributed(self, examples: Examples, epoch: int, skip: int = 0) -> Any:
-        return self.placement.strategy.experimental_distribute_dataset(examples.dataset(self.tf, epoch, skip))
+        return self.shared(examples.dataset(self.tf, epoch, skip))
+
+    def shared(self, batches: Any) -> Any:
+        """A tf.data.Dataset of global batches as each replica gets its share of them."""
+        alone = self.placement.replicas == 1  # then a batch is its own share, and need not be cut
+        return batches if alone else self.placement.strategy.experimental_distribute_dataset(batches)
 
     def _train_some(self, batches: Any, rates: Any) -> tuple[Any, Any]:
         """Steps on the next batches, one for each of `rates` (n,); their summed losses (n,) and whether each was finite (n,)."""

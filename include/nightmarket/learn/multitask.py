@@ -172,7 +172,8 @@ def probabilities(logits: np.ndarray, targets: Sequence[Target], scales: Mapping
 
 def task_losses(tf: Any, logits: Any, labels: Any, labelled: Any, targets: Sequence[Target]) -> list[Any]:
     """(batch,) loss of each task: cross-entropy (of the funnel's product), or half the squared error; 0 where unlabelled."""
-    losses, log_chance, start = [], {}, 0
+    losses, start = [], 0
+    log_chance: dict[str, Any] = {}
     for n, target in enumerate(targets):
         part, label = logits[:, start : start + target.width], labels[:, n]
         start += target.width

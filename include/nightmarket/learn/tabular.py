@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import zlib
@@ -82,6 +83,7 @@ class Encoder:
                 number.append(name)
             else:
                 present = values.dropna().astype(str)
+                present = present[present.str.strip() != ""]
                 (text if len(present) and present.str.split().str.len().mean() > 4 else category).append(name)
         edges = []
         for name in list(number):
@@ -155,8 +157,9 @@ class Encoder:
 
 def hashed(text: str, rows: int, hashes: int) -> tuple[int, ...]:
     """`hashes` rows of a table of `rows` for a text; the same in every process."""
-    raw = text.encode()
-    return tuple(zlib.crc32(raw, zlib.crc32(bytes([n + 1]) * 8)) % rows for n in range(hashes))
+    # not two cyclic checksums: theirs would tell each other's
+    raw = hashlib.blake2b(text.encode(), digest_size=8 * hashes).digest()
+    return tuple(int.from_bytes(raw[8 * n : 8 * n + 8], "big") % rows for n in range(hashes))
 
 
 def hashed_words(values: pd.Series, length: int, rows: int) -> np.ndarray:
@@ -167,7 +170,7 @@ def hashed_words(values: pd.Series, length: int, rows: int) -> np.ndarray:
         if not isinstance(value, str):
             continue
         words = _WORD.findall(value.lower())
-        terms = [t for a, b in zip(words, [*words[1:], ""], strict=True) for t in ((a, f"{a} {b}") if b else (a,))]
+        terms = [t for at, a in enumerate(words) for t in ((a, f"{a} {words[at + 1]}") if at + 1 < len(words) else (a,))]
         for place, term in enumerate(terms[:length]):
             code = seen.get(term)
             if code is None:

@@ -10,7 +10,6 @@ small tables; the report says what weight each got. Last, the answer is calibrat
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -36,6 +35,8 @@ _GRID = 10  # blend weights are tenths
 _LEAVES = (7, 15, 31, 63)
 _STRENGTHS = (0.3, 1.0, 3.0)
 _FOLDS = 5
+SHAPE, FIT, SIZES = Shape(), Fit(), Sizes()
+"""Defaults."""
 
 Answers = Mapping[str, np.ndarray]
 Calibration = Literal["none", "platt", "isotonic", "temperature", "line"]
@@ -100,7 +101,7 @@ class Words:
         return np.nan_to_num(frame[list(self.encoder.numbers)].to_numpy(np.float64, na_value=np.nan), nan=-1.0)
 
     def _labels(self, frame: pd.DataFrame) -> np.ndarray:
-        return frame[list(self.encoder.categories)].astype(object).fillna("").astype(str).to_numpy()
+        return np.stack([_text(frame[c]).to_numpy(object) for c in self.encoder.categories], axis=1)
 
     def wide(self, frame: pd.DataFrame) -> Any:
         """Sparse (n, width), for linear models."""
@@ -116,7 +117,7 @@ class Words:
     def dense(self, frame: pd.DataFrame) -> np.ndarray:
         """(n, numbers + categories + reduced texts), for trees: NaN for missing, categories as their code, -1 if unknown."""
         parts = [frame[list(self.encoder.numbers)].to_numpy(np.float64, na_value=np.nan)]
-        if self.encoder.categories:
+        if self._categories is not None:
             labels = self._labels(frame)
             parts.append(np.stack([
                 pd.Series(labels[:, n]).map({v: c for c, v in enumerate(values)}).fillna(-1).to_numpy(np.float64)
@@ -271,8 +272,8 @@ class Tasks:
     @classmethod
     def fit(
         cls, frame: pd.DataFrame, labels: Answers, targets: Sequence[Target], columns: Sequence[str], validation: np.ndarray,
-        placement: Placement, shape: Shape = Shape(), how: Fit = Fit(), texts: Sequence[str] = (), categories: Sequence[str] = (),
-        sizes: Sizes = Sizes(), partners: bool = True, threads: int = 0, resamples: int = 400,
+        placement: Placement, shape: Shape = SHAPE, how: Fit = FIT, texts: Sequence[str] = (), categories: Sequence[str] = (),
+        sizes: Sizes = SIZES, partners: bool = True, threads: int = 0, resamples: int = 400,
     ) -> Tasks:
         """`labels`: (n,) by target, NaN for none. `validation` (n,) bool: rows to stop, judge, blend and calibrate on; later ones
         than the others where rows have a time. `partners` False: networks alone.
@@ -359,8 +360,8 @@ def expected_calibration_error(said: np.ndarray, did: np.ndarray, bins: int = 10
 
 def choose_architecture(
     frame: pd.DataFrame, labels: Answers, targets: Sequence[Target], columns: Sequence[str], validation: np.ndarray, placement: Placement,
-    options: Sequence[Architecture] = ("shared_bottom", "mmoe", "ple"), shape: Shape = Shape(), how: Fit = Fit(), texts: Sequence[str] = (),
-    categories: Sequence[str] = (), sizes: Sizes = Sizes(),
+    options: Sequence[Architecture] = ("shared_bottom", "mmoe", "ple"), shape: Shape = SHAPE, how: Fit = FIT, texts: Sequence[str] = (),
+    categories: Sequence[str] = (), sizes: Sizes = SIZES,
 ) -> tuple[Architecture, dict[str, float]]:
     """The architecture of lowest mean loss on the judging half, each task's loss taken relative to the best one's; and all of them."""
     encoder = Encoder.fit(frame[~validation], columns, sizes, texts, categories)
@@ -373,9 +374,8 @@ def choose_architecture(
         at = validation & ~half
         found[option] = [float(np.nanmean(row_losses(t, said[t.name][at], np.asarray(labels[t.name], np.float64)[at]))) for t in targets]
     least = np.min(list(found.values()), axis=0)
-    scores = {k: float(np.mean([v / max(b, 1e-12) for v, b in zip(values, least, strict=True)])) for k, values in found.items()}
-    assert all(math.isfinite(s) for s in scores.values())
-    return min(scores, key=scores.__getitem__), scores  # type: ignore[return-value]
+    scores: dict[str, float] = {k: float(np.mean([v / max(b, 1e-12) for v, b in zip(found[k], least, strict=True)])) for k in options}
+    return min(options, key=lambda k: scores[k]), scores
 
 
 def _text(values: pd.Series) -> pd.Series:

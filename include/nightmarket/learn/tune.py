@@ -80,8 +80,8 @@ def search(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0))
     # each run draws on from where the last one stopped, not the same settings again
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=6)
-    for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
+    for left in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(left.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
     spent = float(study.user_attrs.get(_SPENT, 0.0))
     parent = _Run(tracking, experiment, name) if tracking is not None else None
 
