@@ -124,7 +124,8 @@ def lite(model: Any, precision: Precision) -> bytes:
     """A LiteRT (TFLite) file: int8 has its weights in int8 and computes in float32 between them (dynamic range)."""
     names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in model.inputs}
     serve = tf.function(lambda inputs: model(inputs, training=False), input_signature=[names])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], model)
+    # without the model beside it: a Keras 3 model there leaves its variables unfrozen, and the file answers NaN
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()])
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
