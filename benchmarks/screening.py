@@ -182,20 +182,18 @@ def peers(table: pa.Table, plan: dict[str, str], threads: int, seed: int = 17) -
 
     best("random forest, richer", forest, [{"min_samples_leaf": 3}, {"min_samples_leaf": 10}])
     best("histogram boosting, richer", histogram, [{"learning_rate": 0.05, "max_iter": 200, "max_leaf_nodes": n, "l2_regularization": 5.0} for n in (15, 31)])
-    ranks = [found[n].argsort().argsort() for n in found if n.endswith("richer")]
     odds = [np.log(np.clip(found[n], 1e-6, 1 - 1e-6) / (1 - np.clip(found[n], 1e-6, 1 - 1e-6))) for n in found if n.endswith("richer")]
-    del ranks
     found["blend of the three"] = np.mean(odds, axis=0)
     return found
 
 
-def product(table: pa.Table, plan: dict[str, str], threads: int, labels: bool, follow: bool, seeds: int) -> tuple[pd.DataFrame, float]:
+def product(table: pa.Table, plan: dict[str, str], threads: int, labels: bool, follow: bool) -> tuple[pd.DataFrame, float]:
     """Decisions of the test rows by TRANSACTION_ID, and seconds."""
     train, new = between(table, "2018-04-01", plan["test"]), between(table, plan["test"], plan["end"])
     away = ("TX_FRAUD_SCENARIO",) if labels else ("TX_FRAUD_SCENARIO", "TX_FRAUD")
     train = train.drop_columns(list(away))
     new = new.drop_columns(list(away if follow else {*away, "TX_FRAUD"}))
-    options = replace(Options(), label_delay_days=DELAY, threads=threads, follow_new_labels=follow, seeds=seeds,
+    options = replace(Options(), label_delay_days=DELAY, threads=threads, follow_new_labels=follow,
                       train_from=int(np.datetime64(plan["train"], "us").astype(np.int64)))
     started = time.perf_counter()
     made = screen(train, new, Asked(entities=("CUSTOMER_ID", "TERMINAL_ID"), label="TX_FRAUD" if labels else None), options, 2**61)
@@ -204,16 +202,16 @@ def product(table: pa.Table, plan: dict[str, str], threads: int, labels: bool, f
     return made.table.to_pandas().sort_values("TRANSACTION_ID"), taken
 
 
-def cards(data: Path, plan: dict[str, str], threads: int, seeds: int) -> None:
+def cards(data: Path, plan: dict[str, str], threads: int) -> None:
     table = transactions(data)
     test = between(table, plan["test"], plan["end"]).to_pandas().sort_values("TRANSACTION_ID")
     y, card, day = test["TX_FRAUD"].to_numpy(), test["CUSTOMER_ID"].to_numpy(), test["TX_DATETIME"].dt.date.to_numpy()
     scores: dict[str, np.ndarray] = {}
-    decided, taken = product(table, plan, threads, True, True, seeds)
+    decided, taken = product(table, plan, threads, True, True)
     scores["Nightmarket"] = decided["score"].to_numpy()
     probability = decided["probability"].to_numpy()
     print(f"product: {taken:.0f} s, AP {average_precision(scores['Nightmarket'], y):.4f}", flush=True)
-    stale, _ = product(table, plan, threads, True, False, seeds)
+    stale, _ = product(table, plan, threads, True, False)
     scores["Nightmarket, no labels after the cut"] = stale["score"].to_numpy()
     scores |= peers(table, plan, threads)
     print(f"average precision, {len(y)} transactions, {int(y.sum())} frauds, resampled by card:")
@@ -233,7 +231,7 @@ def unlabelled(data: Path, threads: int) -> None:
     plan = LONG
     test = between(table, plan["test"], plan["end"]).to_pandas().sort_values("TRANSACTION_ID")
     y, card, scenario = test["TX_FRAUD"].to_numpy(), test["CUSTOMER_ID"].to_numpy(), test["TX_FRAUD_SCENARIO"].to_numpy()
-    decided, taken = product(table, plan, threads, False, False, 1)
+    decided, taken = product(table, plan, threads, False, False)
     scores = {"Nightmarket": decided["score"].to_numpy()}
     print(f"product: {taken:.0f} s, AP {average_precision(scores['Nightmarket'], y):.4f}", flush=True)
     for name, richer in (("Isolation Forest, RFM", False), ("Isolation Forest, richer", True)):
@@ -369,7 +367,6 @@ def main() -> None:
     p.add_argument("what", choices=("cards", "short", "unlabelled", "reviews", "speed"))
     p.add_argument("--data", type=Path, default=None, help="default: $NIGHTMARKET_REAL_DATA, else ../shared/data beside the project")
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--seeds", type=int, default=3, help="models averaged in the second pass")
     args = p.parse_args()
     data = args.data or Path("../shared/data")
     if args.what == "reviews":
@@ -379,7 +376,7 @@ def main() -> None:
     elif args.what == "speed":
         speed(data, args.threads)
     else:
-        cards(data, LONG if args.what == "cards" else SHORT, args.threads, args.seeds)
+        cards(data, LONG if args.what == "cards" else SHORT, args.threads)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_the_stack_finds_the_better_learner_and_calibration_the_truth() -> None:
     rng = np.random.default_rng(4)
     z = rng.normal(-2, 2, 20_000)
     label = (rng.random(len(z)) < 1 / (1 + np.exp(-z))).astype(float)
-    stack = calibration.fit_stack({"good": 2 * z + 1, "noise": rng.normal(0, 3, len(z))}, label, np.ones(len(z)))
+    stack = calibration.fit_stack({"good": 2 * z + 1, "noise": rng.normal(0, 3, len(z))}, label, np.ones(len(z)), {"good": 1.0, "noise": 0.0})
     assert stack.weights[0] == pytest.approx(0.5, abs=0.03) and stack.weights[1] < 0.02
     for at in (slice(None), slice(0, 600)):
         curve = calibration.fit_calibration(2 * z[at] + 1, label[at], np.ones(len(z))[at])

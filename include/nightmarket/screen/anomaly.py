@@ -145,7 +145,7 @@ def _habit(names: Sequence[str], f: int, X: np.ndarray, take: np.ndarray) -> flo
 def _side(name: str) -> int | None:
     """On which side a feature is suspicious; None: on neither, it says where, when or how long known."""
     kind = features.kind(name)
-    if kind in ("rows", "sum", "ratio", "distance", "of_largest", "different", "new", "copies", "repeats", "links", "category"):
+    if kind in ("rows", "ratio", "distance", "of_largest", "different", "new", "copies", "repeats", "links", "category"):
         return None if kind == "of_largest" else 1
     if kind in ("habit", "hours_since"):
         return -1

@@ -12,37 +12,42 @@ _MANY = 200
 
 @dataclass(frozen=True)
 class Stack:
-    """A weighted sum of the learners' log-odds; weights are not negative."""
+    """A weighted sum of how far the learners' log-odds lie from what they say where they know nothing; weights are not negative."""
 
     names: tuple[str, ...]
     weights: np.ndarray
+    at_rest: np.ndarray
     bias: float
 
     def log_odds(self, parts: dict[str, np.ndarray]) -> np.ndarray:
-        return np.asarray(sum(w * np.clip(parts[n], -30, 30) for n, w in zip(self.names, self.weights, strict=True)) + self.bias)
+        far = (np.clip(parts[n], -30, 30) - r for n, r in zip(self.names, self.at_rest, strict=True))
+        return np.asarray(sum(w * z for w, z in zip(self.weights, far, strict=True)) + self.bias)
 
 
-def fit_stack(parts: dict[str, np.ndarray], label: np.ndarray, weight: np.ndarray) -> Stack:
-    """Minimises the weighted log loss over weights ≥ 0, with a little pull towards equal shares (few rows decide little)."""
+def fit_stack(parts: dict[str, np.ndarray], label: np.ndarray, weight: np.ndarray, at_rest: dict[str, float], anchor: float | None = None) -> Stack:
+    """Minimises the weighted log loss over weights ≥ 0, with a little pull towards equal shares (few rows decide little).
+
+    `at_rest` is each learner's log-odds where it knows nothing; `anchor` fixes the bias.
+    """
     from scipy.optimize import minimize
 
     names = tuple(parts)
-    Z = np.column_stack([np.clip(parts[n], -30, 30) for n in names])
-    total = weight.sum()
-    even = np.full(len(names), 1 / len(names))
+    rest = np.array([at_rest[n] for n in names])
+    Z = np.column_stack([np.clip(parts[n], -30, 30) for n in names]) - rest
+    total, even = weight.sum(), np.full(len(names), 1 / len(names))
+    strength = 0.1 / max(float((label == 1).sum()), 1.0)
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
         z = Z @ theta[:-1] + theta[-1]
-        p = 1 / (1 + np.exp(-z))
         value = float((weight * (np.logaddexp(0, z) - label * z)).sum() / total)
-        slope = weight * (p - label) / total
+        slope = weight * (1 / (1 + np.exp(-z)) - label) / total
         pull = theta[:-1] - even
-        strength = 10.0 / max(float((label == 1).sum()), 1.0) * 0.01
         return value + strength * float(pull @ pull), np.concatenate([Z.T @ slope + 2 * strength * pull, [slope.sum()]])
 
-    start = np.concatenate([even, [0.0]])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(names) + [(None, None)])
-    return Stack(names, found.x[:-1], float(found.x[-1]))
+    start = np.concatenate([even, [0.0 if anchor is None else anchor]])
+    bounds: list[tuple[float | None, float | None]] = [(0, None)] * len(names) + [(anchor, anchor)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return Stack(names, found.x[:-1], rest, float(found.x[-1]))
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ class Calibration:
     def probability(self, log_odds: np.ndarray) -> np.ndarray:
         z = np.interp(log_odds, self.at, self.to)
         return np.asarray(1 / (1 + np.exp(-z)))
+
+
+SAME = Calibration(np.array([-40.0, 40.0]), np.array([-40.0, 40.0]))
+"""Log-odds as they are."""
 
 
 def fit_calibration(log_odds: np.ndarray, label: np.ndarray, weight: np.ndarray) -> Calibration:

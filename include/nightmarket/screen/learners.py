@@ -20,7 +20,7 @@ FEW = 400
 @dataclass(frozen=True)
 class TreeSettings:
     leaves: int = 31
-    rate: float = 0.05
+    rate: float = 0.03
     rounds: int = 300
     least: int = 40
     """Rows in a leaf."""

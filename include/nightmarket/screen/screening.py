@@ -35,6 +35,9 @@ from nightmarket.screen.windows import DAY, History, Moments
 LOG = logs.logger("screen")
 LEAST = 10
 """Known rows of each class from which on labels are learned from."""
+_ANCHORED = 2000
+"""Bad texts below which the base rate alone sets the level of probabilities: a level fitted to the texts of one subject is wrong
+for the next, and few texts are seldom of many subjects."""
 _FEW_ROWS = 20_000
 """Rows up to which a linear model is asked too."""
 
@@ -47,7 +50,7 @@ class Options:
     folds: int = 5
     negatives: int = 150_000
     """At most this many good rows are learned from; they stand for the rest."""
-    seeds: int = 2
+    seeds: int = 3
     """Models averaged in the second pass."""
     threads: int = 0
     follow_new_labels: bool = False
@@ -287,8 +290,7 @@ class Supervised:
         B = X[asked]
         parts: dict[str, np.ndarray] = {}
         for column, given in rows.texts.items():
-            told = self.learners[column].log_odds([given[i] for i in asked])
-            parts |= {f"{column}.{kind}": told[kind] for kind in texts.KINDS}
+            parts[f"text {column}"] = self.learners[f"text {column}"].log_odds([given[i] for i in asked])
         for name in ("trees", "linear"):
             if name in self.learners:
                 parts[name] = self.learners[name].log_odds(B)
@@ -343,8 +345,7 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
     made: dict[str, Any] = {}
     held: dict[str, np.ndarray] = {}
     for column in rows.texts:
-        made[column], told = fit.reader(column)
-        held |= {f"{column}.{kind}": told[kind] for kind in texts.KINDS}
+        made[f"text {column}"], held[f"text {column}"] = fit.reader(column)
     A = X[learned]
     settings = fit.settings(A)
     made["trees"], held["trees"] = fit.trees(A, settings, 1)
@@ -357,10 +358,17 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
         if len(blind) < len(names):
             made["behaviour"], apart["behaviour"] = fit.trees(A[:, blind], settings, 1)
         more = second_features(rows, recipe, X, made, blind, learned[:0], Held(learned, held | apart), {})
-        made["second"], held["second"] = replace(fit, weight=doubt).trees(np.hstack([A, more.array()[learned]]), settings, options.seeds)
-    stack = calibration.fit_stack(held, y, weight)
+        A = np.hstack([A, more.array()[learned]])
+        settings = fit.settings(A)
+        made["second"], held["second"] = replace(fit, weight=doubt).trees(A, settings, options.seeds)
+    prior = float(np.average(y, weights=weight))
+    prior = float(np.log(prior / (1 - prior)))
+    # readers are balanced and say 0 at even odds; trees and lines say the base rate's log-odds where they know nothing
+    at_rest = {n: 0.0 if n.startswith("text ") else prior for n in held}
+    anchor = prior if rows.texts and (y == 1).sum() < _ANCHORED else None
+    stack = calibration.fit_stack(held, y, weight, at_rest, anchor)
     sum_ = stack.log_odds(held)
-    curve = calibration.fit_calibration(sum_, y, weight)
+    curve = calibration.SAME if anchor is not None else calibration.fit_calibration(sum_, y, weight)
     days = max(float(np.ptp(rows.times[learned])) / DAY, 1.0)
     thresholds = decisions.by_cost(options.costs, curve.probability(sum_), weight, days)
     weights = {n: round(float(w), 4) for n, w in zip(stack.names, stack.weights, strict=True)}
@@ -387,7 +395,7 @@ class _Fitting:
     def settings(self, A: np.ndarray) -> learners.TreeSettings:
         """Size and number of the trees: tried on the newest fold by those of the others."""
         positives = int((self.y == 1).sum())
-        base = learners.TreeSettings(rounds=600, threads=self.options.threads, least=int(np.clip(len(self.y) // 200, 5, 40)))
+        base = learners.TreeSettings(rounds=1000, threads=self.options.threads, least=int(np.clip(len(self.y) // 200, 5, 40)))
         last = self.folds == self.folds.max()
         best: tuple[float, learners.TreeSettings] | None = None
         for settings in [replace(base, leaves=n) for n in ((7, 15) if positives < learners.FEW else (15, 31, 63))]:
@@ -413,7 +421,7 @@ class _Fitting:
             held[~mask] = learners.fit_linear(A[mask], self.y[mask], self.weight[mask]).log_odds(A[~mask])
         return learners.fit_linear(A, self.y, self.weight), held
 
-    def reader(self, column: str) -> tuple[texts.Reader, dict[str, np.ndarray]]:
+    def reader(self, column: str) -> tuple[texts.Reader, np.ndarray]:
         given = [self.rows.texts[column][i] for i in self.learned]
         vectors = texts.Vectors.of(given)
         words, characters = vectors.matrices(given)
@@ -421,12 +429,12 @@ class _Fitting:
         def fitted(mask: np.ndarray) -> texts.Reader:
             return texts.fit_reader(vectors, words[mask], characters[mask], self.y[mask], self.weight[mask], self.options.seed)
 
-        held = {kind: np.zeros(len(given)) for kind in texts.KINDS}
+        held = np.zeros((len(given), len(texts.KINDS)))
         for k in np.unique(self.folds):
             out = self.folds == k
-            for kind, z in fitted(~out).of(words[out], characters[out]).items():
-                held[kind][out] = z
-        return fitted(np.ones(len(given), bool)), held
+            held[out] = fitted(~out).readings(words[out], characters[out])
+        spread = np.maximum(held.std(0), 1e-9)
+        return replace(fitted(np.ones(len(given), bool)), spread=spread), (held / spread).mean(1)
 
 
 def _log_loss(log_odds: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
