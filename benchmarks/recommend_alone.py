@@ -137,7 +137,7 @@ def order(args: argparse.Namespace) -> Protocol:
         events = pd.read_parquet(args.file)
     else:
         events, _, _ = uci(args.data, args.back, args.shoppers)
-        events = events.sort_values(["user_id", "event_ts", "order_id", "item_id"], kind="stable").drop_duplicates(["user_id", "item_id"])
+        events = events.sample(frac=1.0, random_state=0).sort_values(["user_id", "event_ts"], kind="stable").drop_duplicates(["user_id", "item_id"])
         # short histories, as public review files have: the newest dozen of each
         events = events.groupby("user_id").tail(12)
     items = pd.read_parquet(args.items) if args.items else (uci(args.data, 0, None)[1] if not args.file else pd.DataFrame({"item_id": events["item_id"].unique()}))
@@ -151,7 +151,7 @@ def order(args: argparse.Namespace) -> Protocol:
     past = past[keep].assign(event_type="purchase").reset_index(drop=True)
     # peers read a place as a day, counted back from a common end
     back = past.groupby("user_id")["event_ts"].transform("max") - past["event_ts"]
-    return Protocol(past.assign(place=-back), items, pd.DataFrame({"user_id": past["user_id"].unique()}), _pairs(truth, None), 1.0, 1.0, exclude=True, ordered=True,
+    return Protocol(past.assign(place=1e4 - back), items, pd.DataFrame({"user_id": past["user_id"].unique()}), _pairs(truth, None), 10_001.0, 1.0, exclude=True, ordered=True,
                     peers=("popularity", "cosine", "bm25", "rp3beta", "ease", "als", "rules", "up_cf", "content"))
 
 

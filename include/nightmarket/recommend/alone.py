@@ -29,6 +29,8 @@ from nightmarket.recommend.tables import Question, back, places_back
 
 _LOG = logs.logger("recommend")
 HORIZON_DAYS = 28.0
+_STEPS = 2
+"""Moments to a horizon: their lists look into overlapping weeks."""
 _RETURNING = 0.1
 """Share of shoppers that must be there on both sides of the newest moment for the question to be one of weeks."""
 
@@ -101,7 +103,7 @@ def in_order(events: Histories, context: Histories) -> tuple[Histories, Historie
 def cut_times(put: Setting, wanted: int) -> list[float]:
     """Earlier moments, newest first, each with history before it."""
     first = float(put.events.time.min())
-    step = put.horizon / 2.0 if put.clock else put.horizon
+    step = put.horizon / _STEPS if put.clock else put.horizon
     newest = put.moment - put.horizon
     room = min(put.horizon, (put.moment - first) / 3.0)
     return [newest - n * step for n in range(wanted) if newest - n * step - first >= room]
@@ -217,14 +219,16 @@ def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: 
                 said[f"{segment}_recall"] = None if part is None else round(float((part.labels.sum(axis=1) / np.maximum(part.right, 1)).mean()), 3)
     found: dict[str, Second] = {}
     for segment in needed:
-        lists = Lists.together(made[segment]) if made[segment] else None
+        parts = made.pop(segment)
+        lists = Lists.together(parts) if parts else None
+        del parts
         if segment == NEWCOMER and lists is not None:
             # what is learnt of regulars is one opinion on newcomers
             lists = replace(lists, scores={**lists.scores, REGULAR: found[REGULAR].score(lists.features, lists.listed, lists.scores)})
         start = "together" if segment == REGULAR and not repeats else _STARTS[segment]
         plan = asked.plan if segment == REGULAR else replace(asked.plan, network=False)
         with logs.stage(_LOG, "learnt", segment=segment):
-            found[segment] = second.fit(lists, plan, work / segment, start)
+            found[segment] = second.fit(lists, plan, work / segment, start, _STEPS if put.clock else 1)
         account = found[segment].account
         _LOG.info(logs.said("chosen", segment=segment, **{k: v for k, v in account.items() if k != "signals"}))
         if "signals" in account:

@@ -84,14 +84,9 @@ class Causes:
         if not len(others):
             return None
         weight = np.array([own[int(o)] for o in others])
-        if name == "content":
-            words = self._signals.words
-            strength = np.asarray((words[others] @ words[item].T).todense()).ravel()
-        elif name == "linear" and self._signals.linear is not None:
-            strength = self._signals.linear[others, item]
-        else:
-            links = {"follows": "follows", "also": "also", "walk": "walk"}.get(name, "together")
-            strength = np.asarray(getattr(self._signals, links)[others, item].todense()).ravel()
+        links = {"follows": "follows", "also": "also", "walk": "walk", "content": "similar", "linear": "linear"}.get(name, "together")
+        matrix = getattr(self._signals, links)
+        strength = np.zeros(len(others)) if matrix is None else np.asarray(matrix[others][:, [item]].todense()).ravel()
         value = weight * strength
         return int(others[value.argmax()]) if len(value) and value.max() > 0 else None
 

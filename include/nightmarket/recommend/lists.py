@@ -15,9 +15,9 @@ import scipy.sparse as sp
 from nightmarket.recommend import pairs
 from nightmarket.recommend.counts import top_k
 from nightmarket.recommend.pairs import FAR, Pairs
-from nightmarket.recommend.signals import ITEM_NUMBERS, SIGNALS, Signals, strongest
+from nightmarket.recommend.signals import ITEM_NUMBERS, SIGNALS, Scores, Signals, largest, strongest
 
-SHOPPER_NUMBERS = ("active_days", "days_since", "days_since_any", "days_known", "lines", "mean_gap", "basket", "repeat_share")
+SHOPPER_NUMBERS = ("active_days", "days_since", "days_since_any", "days_known", "lines", "mean_gap", "basket", "repeat_share", "lately_active", "lot")
 _CELLS = 3_000_000
 
 
@@ -42,42 +42,89 @@ def names(signals: Signals) -> tuple[str, ...]:
     made = list(pairs.names(pairs.browsing_kinds(signals.past.objective)))
     for signal in SIGNALS:
         made += [f"{signal}_score", f"{signal}_relative", f"{signal}_place"]
-    made += [f"item_{n}" for n in ITEM_NUMBERS] + [f"shopper_{n}" for n in SHOPPER_NUMBERS] + ["votes", "price_distance"]
+    made += [f"item_{n}" for n in ITEM_NUMBERS] + [f"shopper_{n}" for n in SHOPPER_NUMBERS] + ["votes", "price_distance", "lot_distance"]
     for group in signals.groups.names:
         made += [f"{group}_share", f"{group}_lift"]
     return tuple(made)
 
 
 def propose(
-    scores: Mapping[str, np.ndarray], limit: int, allowed: np.ndarray, barred: sp.csr_matrix | None,
+    scores: Mapping[str, Scores], limit: int, allowed: np.ndarray, barred: sp.csr_matrix | None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """((n, L) items, by signal (n, L) 1 / place, (n, L) signals that list the item), taken from all signals' lists by best places.
 
-    `allowed` (items,) is what may be answered at all; `barred` (n, items) what a shopper may not be. Equal places: the smaller code.
+    `allowed` (items,) is what may be answered at all; `barred` (n, items) what a shopper may not be. Equal places: more signals, then
+    the smaller code.
     """
-    first = next(iter(scores.values()))
-    rows, items = first.shape
-    open_to = np.broadcast_to(allowed, (rows, items))
+    rows, items = next(iter(scores.values())).shape
+    open_to = np.tile(allowed, (rows, 1))
     if barred is not None:
-        open_to = open_to.copy()
-        row = np.repeat(np.arange(rows), np.diff(barred.indptr))
-        open_to[row, barred.indices] = False
+        open_to[np.repeat(np.arange(rows), np.diff(barred.indptr)), barred.indices] = False
     depth = min(limit, items)
-    best = np.zeros((rows, items), np.float32)
-    votes = np.zeros((rows, items), np.float32)
-    inverse: dict[str, np.ndarray] = {}
-    for name, block in scores.items():
-        listed = top_k(np.where(open_to & (block > 0), block, -np.inf), depth)
-        place = np.zeros((rows, items), np.float32)
-        row, rank = np.nonzero(listed >= 0)
-        place[row, listed[row, rank]] = 1.0 / (1.0 + rank)
-        inverse[name] = place
-        votes += place > 0
-        np.maximum(best, place, out=best)
-    best += 1e-4 * votes / len(scores)
-    picked = top_k(np.where(best > 0, best, -np.inf), limit)
-    index, safe = np.arange(rows)[:, None], np.where(picked >= 0, picked, 0)
-    return picked, {n: place[index, safe] for n, place in inverse.items()}, votes[index, safe]
+    keys, inverse = [], []
+    for block in scores.values():
+        key, value = _tops(block, open_to, depth)
+        keys.append(key)
+        inverse.append(value)
+    found, where = np.unique(np.concatenate(keys), return_inverse=True)
+    best, votes = np.zeros(len(found)), np.bincount(where, minlength=len(found))
+    np.maximum.at(best, where, np.concatenate(inverse))
+    row = found // items
+    order = np.lexsort((found, -votes, -best, row))
+    place = np.arange(len(found)) - np.searchsorted(row, np.arange(rows))[row[order]]
+    kept = order[place < limit]
+    width = min(limit, items)
+    picked = np.full((rows, width), -1, np.int64)
+    column = place[place < limit]
+    picked[row[kept], column] = found[kept] % items
+    at = np.full(len(found), -1, np.int64)
+    at[kept] = row[kept] * width + column
+    shown, start = {}, 0
+    for name, key, value in zip(scores, keys, inverse, strict=True):
+        flat = np.zeros(rows * width, np.float32)
+        target = at[where[start : start + len(key)]]
+        flat[target[target >= 0]] = value[target >= 0]
+        shown[name] = flat.reshape(rows, width)
+        start += len(key)
+    voted = np.zeros(rows * width, np.float32)
+    voted[at[kept]] = votes[kept]
+    return picked, shown, voted.reshape(rows, width)
+
+
+def _tops(block: Scores, open_to: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """(keys row * items + item, 1 / place) of each row's `depth` largest positive scores that are open."""
+    rows, items = block.shape
+    keys, inverse = [], []
+    for row in range(rows):
+        if isinstance(block, np.ndarray):
+            values, columns = np.where(open_to[row], block[row], 0.0), None
+        else:
+            span = slice(block.indptr[row], block.indptr[row + 1])
+            columns = block.indices[span]
+            values = np.where(open_to[row, columns], block.data[span], 0.0)
+        kept = largest(values, depth)
+        item = kept if columns is None else columns[kept]
+        order = np.lexsort((item, -values[kept]))
+        keys.append(row * items + item[order].astype(np.int64))
+        inverse.append(1.0 / (1.0 + np.arange(len(kept))))
+    return (np.concatenate(keys), np.concatenate(inverse)) if keys else (np.empty(0, np.int64), np.empty(0))
+
+
+def values_of(block: Scores, items: np.ndarray) -> np.ndarray:
+    """(n, L) float32 scores of items, 0 where there is none (-1)."""
+    listed = items >= 0
+    safe = np.where(listed, items, 0)
+    index = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
+    if isinstance(block, np.ndarray):
+        return np.where(listed, block[index, safe], 0.0).astype(np.float32)
+    block.sort_indices()
+    width = np.int64(block.shape[1])
+    keys = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)) * width + block.indices
+    asked = index * width + safe
+    place = np.minimum(np.searchsorted(keys, asked), max(len(keys) - 1, 0))
+    if not len(keys):
+        return np.zeros(items.shape, np.float32)
+    return np.where(listed & (keys[place] == asked), block.data[place], 0.0).astype(np.float32)
 
 
 def assemble(
@@ -96,10 +143,11 @@ def assemble(
     columns.append(np.stack(shared, axis=-1))
     columns.append(signals.item_numbers[safe])
     shopper = np.stack([
-        np.log1p(np.minimum(asked.shopper[n][users], FAR)) if n != "repeat_share" else asked.shopper[n][users] for n in SHOPPER_NUMBERS], axis=1)
+        np.log1p(np.minimum(asked.shopper[n][users], FAR)) if n not in ("repeat_share", "lot") else asked.shopper[n][users] for n in SHOPPER_NUMBERS], axis=1)
     columns.append(np.broadcast_to(shopper[:, None, :], (*items.shape, shopper.shape[1])))
     mean, spread = _price_level(signals, asked, users)
-    rest = [votes, np.abs(signals.log_price[safe] - mean[:, None]) / spread[:, None]]
+    rest = [votes, np.abs(signals.log_price[safe] - mean[:, None]) / spread[:, None],
+            signals.item_numbers[safe, ITEM_NUMBERS.index("lot")] - asked.shopper["lot"][users][:, None]]
     for n in range(len(signals.groups.names)):
         code = signals.groups.codes[users, n]
         counts = signals.by_group[n]
@@ -137,8 +185,8 @@ def fresh_blocks(signals: Signals, asked: Pairs, users: np.ndarray, items: np.nd
     for start in range(0, len(users), step):
         part = users[start : start + step]
         scores = signals.scores(asked, part)
-        made = {"content": scores["content"][:, items], "linear": scores["linear"][:, items]}
-        made |= {f"lent_{n}": np.asarray(sp.csr_matrix(lend.T) @ scores[n].T).T for n in LENT}
+        made = {n: np.asarray(sp.csr_matrix(scores[n])[:, items].todense()) for n in ("content", "linear")}
+        made |= {f"lent_{n}": _plain(scores[n] @ lend) for n in LENT}
         first = top_k(made["content"] + 1e-6 * made["lent_popular"], min(limit, len(items)))
         picked = {n: np.take_along_axis(v, first, axis=1).astype(np.float32) for n, v in made.items()}
         columns = []
@@ -149,6 +197,10 @@ def fresh_blocks(signals: Signals, asked: Pairs, users: np.ndarray, items: np.nd
         features = np.stack([*columns, *np.moveaxis(known[first], -1, 0), np.abs(known[first][..., -1] - mean[:, None]) / spread[:, None], *shopper], axis=-1)
         places = {"content": np.where(picked["content"] > 0, 1.0 / (1.0 + np.arange(first.shape[1])), 0.0)}
         yield Block(part, items[first], features.astype(np.float32), picked, places)
+
+
+def _plain(matrix: Scores) -> np.ndarray:
+    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
 
 
 def _price_level(signals: Signals, asked: Pairs, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +224,5 @@ def blocks(
         part = users[start : start + step]
         scores = signals.scores(asked, part)
         items, places, votes = propose(scores, limit, allowed, None if repeats else asked.known(part))
-        index, safe = np.arange(len(part))[:, None], np.where(items >= 0, items, 0)
-        picked = {n: np.where(items >= 0, s[index, safe], 0.0).astype(np.float32) for n, s in scores.items()}
+        picked = {n: values_of(s, items) for n, s in scores.items()}
         yield Block(part, items, assemble(signals, asked, part, items, picked, places, votes), picked, places)

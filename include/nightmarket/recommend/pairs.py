@@ -153,7 +153,19 @@ class Pairs:
             "active_days": days, "days_since": last, "days_since_any": active, "days_known": first, "lines": lines,
             "mean_gap": np.where(days > 1, (first - last) / np.maximum(days - 1, 1), FAR), "basket": lines / np.maximum(days, 1),
             "repeat_share": 1.0 - distinct / np.maximum(lines, 1),
+            "lately_active": np.bincount(np.unique(had.user[had.age < 2.0 * self.unit].astype(np.int64) << 32 | had.day[had.age < 2.0 * self.unit]) >> 32,
+                                         minlength=users).astype(np.float64),
+            "lot": self.lot(had_by="user"),
         }
+
+    def lot(self, had_by: str) -> np.ndarray:
+        """(users,) or (items,) mean logarithm of the quantity of an event; the shop's own where there is none. `had_by`: user or item."""
+        part = self.events.of(self.objective)
+        size = self.events.users if had_by == "user" else self.events.items
+        logs = np.log1p(np.maximum(part.quantity, 0.0).astype(np.float64))
+        code = getattr(part, had_by)
+        overall = logs.mean() if len(logs) else 0.0
+        return (np.bincount(code, weights=logs, minlength=size) + overall) / (np.bincount(code, minlength=size) + 1.0)
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:

@@ -114,45 +114,48 @@ def ndcg(scores: np.ndarray, lists: Lists) -> np.ndarray:
     return (hit * discount[: hit.shape[1]]).sum(axis=1) / np.maximum(ideal, 1e-9)
 
 
-def fit(lists: Lists | None, plan: Plan, work: Path, start: str) -> Second:
+def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1) -> Second:
     """Learns from `lists`; the newest moment's choose sizes and weights first, then everything is learnt from all of them.
 
-    `start` is the signal that answers where nothing can be compared.
+    `start` is the signal that answers where nothing can be compared. `apart`: the lists of so many moments look into the same time as
+    the newest one's, so that they may not be learnt from while something is chosen on it.
     """
     if lists is None or not len(lists):
         return Second({start: 1.0, "popular": 1e-3}, account={"lists": 0, "chosen": "one signal", "best_signal": start, "why": "no earlier lists"})
     newest = lists.moment == lists.moment.max()
-    last = lists.where(newest)
-    single = {n: float(ndcg(last.scores[n], last).mean()) for n in lists.scores}
+    held = lists.where(newest)
+    single = {n: float(ndcg(held.scores[n], held).mean()) for n in held.scores}
     best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 else start
     hits = int((lists.labels & lists.listed).any(axis=1).sum())
     account: dict[str, Any] = {"lists": len(lists), "with_hit": hits, "signals": {n: round(v, 4) for n, v in single.items()}, "best_signal": best}
     if hits < plan.least_lists:
         account |= {"chosen": "one signal", "why": f"{hits} lists with a hit, {plan.least_lists} are needed to learn from"}
         return Second({best: 1.0, "popular": 1e-3}, account=account)
-    if newest.all():
-        valid = _third(len(lists), plan.seed)
-    else:
-        valid = newest
-    trained, held = lists.where(~valid), lists.where(valid)
-    told: dict[str, np.ndarray] = {n: standard(held.scores[n].astype(np.float64), held.listed) for n in lists.scores if single[n] > 0}
-    trees, rounds = _trees(trained, held, plan)
+    earlier = lists.moment <= lists.moment.max() - apart
+    if int((lists.labels & lists.listed).any(axis=1)[earlier].sum()) < plan.least_lists // 2:
+        third = _third(len(lists), plan.seed)
+        earlier, held = ~third, lists.where(third)
+        single = {n: float(ndcg(held.scores[n], held).mean()) for n in held.scores}
+    told: dict[str, np.ndarray] = {n: standard(held.scores[n].astype(np.float64), held.listed) for n in held.scores if single[n] > 0}
+    trees, rounds = _trees(lists, earlier, held, plan)
     told["trees"] = standard(_trees_score(trees, held.features, held.listed), held.listed)
-    network = None
+    epochs = 0
     if plan.network:
-        network, epochs = _network(trained, held, plan, work / "choice")
+        network, epochs = _network(lists, earlier, held, plan, work / "choice")
         told["network"] = standard(network(held.features)[..., 0].astype(np.float64), held.listed)
-    weights, reached = _blend(told, held, start=("trees", "network") if network is not None else ("trees",))
-    account |= {"held_lists": len(held), "rounds": rounds, "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in ("trees", "network") if n in told},
-                "blend": round(reached, 4)}
+    weights, reached = _blend(told, held, start=("trees", "network") if plan.network else ("trees",))
+    account |= {"held_lists": len(held), "rounds": rounds, "epochs": epochs or None,
+                "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in ("trees", "network") if n in told}, "blend": round(reached, 4)}
     if reached <= single[best]:
         account |= {"chosen": "one signal", "why": f"on the newest lists {best} alone reaches {single[best]:.4f}, the learnt order {reached:.4f}"}
         return Second({best: 1.0, "popular": 1e-3}, account=account)
     made = Second(weights, account=account | {"chosen": "learnt", "weights": {n: round(w, 3) for n, w in weights.items()}})
+    everything = np.ones(len(lists), bool)
     if "trees" in weights:
-        made.trees, _ = _trees(lists, None, replace(plan, rounds=max(20, int(rounds * 1.1))))
+        # more lists carry more trees
+        made.trees, _ = _trees(lists, everything, None, replace(plan, rounds=max(20, int(rounds * 1.15))))
     if "network" in weights:
-        made.network, _ = _network(lists, None, replace(plan, epochs=epochs), work / "final")
+        made.network, _ = _network(lists, everything, None, replace(plan, epochs=epochs), work / "final")
     return made
 
 
@@ -186,27 +189,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _flat(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return lists.features[lists.listed], lists.labels[lists.listed].astype(np.float32), lists.listed.sum(axis=1)
+def _flat(lists: Lists, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(features, labels, sizes) of the lists of a (n,) mask, candidate after candidate."""
+    listed = lists.listed & rows[:, None]
+    return lists.features[listed], lists.labels[listed].astype(np.float32), lists.listed[rows].sum(axis=1)
 
 
-def _trees(train: Lists, valid: Lists | None, plan: Plan) -> tuple[Any, int]:
-    """(booster, its number of trees). Lists without a hit teach an order nothing and are left out."""
+def _trees(lists: Lists, learners: np.ndarray, valid: Lists | None, plan: Plan) -> tuple[Any, int]:
+    """(booster, its number of trees), learnt from the lists of a mask. Those without a hit teach an order nothing and are left out."""
     import lightgbm
 
-    learners = train.where((train.labels & train.listed).any(axis=1))
-    x, y, groups = _flat(learners)
+    x, y, groups = _flat(lists, learners & (lists.labels & lists.listed).any(axis=1))
     data = lightgbm.Dataset(x, y, group=groups, free_raw_data=True)
+    # not bagging_by_query: with it two threads do not repeat themselves (LightGBM 4.7)
     settings = {
         "objective": "lambdarank", "metric": "ndcg", "eval_at": [DEPTH], "lambdarank_truncation_level": 20, "learning_rate": plan.learning_rate,
         "num_leaves": plan.leaves, "min_data_in_leaf": max(20, min(200, len(y) // 2000)), "feature_fraction": 0.5, "bagging_fraction": 0.8,
-        "bagging_freq": 1, "bagging_by_query": True, "lambda_l2": 5.0, "max_bin": 127, "num_threads": cores(), "seed": plan.seed, "deterministic": True,
+        "bagging_freq": 1, "lambda_l2": 5.0, "max_bin": 127, "num_threads": cores(), "seed": plan.seed, "deterministic": True,
         "force_row_wise": True, "verbosity": -1,
     }
     callbacks = []
     watch = []
     if valid is not None:
-        vx, vy, vgroups = _flat(valid)
+        vx, vy, vgroups = _flat(valid, np.ones(len(valid), bool))
         watch = [lightgbm.Dataset(vx, vy, group=vgroups, reference=data)]
         callbacks = [lightgbm.early_stopping(40, first_metric_only=True, verbose=False)]
     booster = lightgbm.train(settings, data, plan.rounds, valid_sets=watch, callbacks=callbacks)
@@ -220,37 +225,37 @@ def _trees_score(booster: Any, features: np.ndarray, listed: np.ndarray) -> np.n
     return made
 
 
-def _network(train: Lists, valid: Lists | None, plan: Plan, work: Path) -> tuple[Any, int]:
-    """(scorer, epochs of the best weights)."""
+def _network(lists: Lists, learners: np.ndarray, valid: Lists | None, plan: Plan, work: Path) -> tuple[Any, int]:
+    """(scorer, epochs of the best weights), learnt from the lists of a mask."""
     from nightmarket.learn import loop
     from nightmarket.learn.inputs import Examples, as_lists, write_examples
     from nightmarket.learn.strategy import place
     from nightmarket.recommend import ranker
 
-    length = train.features.shape[1]
-    shape = ranker.RankerShape(train.features.shape[-1], length, members=plan.members)
+    shape = ranker.RankerShape(lists.features.shape[-1], lists.features.shape[1], members=plan.members)
+    purchase = ranker.TASKS.index("purchase")
 
-    def write(lists: Lists, name: str, step: int = 1024) -> tuple[Path, ...]:
+    def write(part: Lists, rows: np.ndarray, name: str, step: int = 512) -> tuple[Path, ...]:
         files = []
-        lists = lists.where((lists.labels & lists.listed).any(axis=1))
-        for start in range(0, len(lists), step):
-            span = slice(start, start + step)
-            labels = np.zeros((*lists.labels[span].shape, len(ranker.TASKS)), np.float32)
-            labels[..., ranker.TASKS.index("purchase")] = lists.labels[span]
-            present = np.zeros((len(labels), len(ranker.TASKS)), np.float32)
-            present[:, ranker.TASKS.index("purchase")] = 1.0
+        chosen = np.flatnonzero(rows & (part.labels & part.listed).any(axis=1))
+        for start in range(0, len(chosen), step):
+            span = chosen[start : start + step]
+            labels = np.zeros((len(span), part.labels.shape[1], len(ranker.TASKS)), np.float32)
+            labels[..., purchase] = part.labels[span]
+            present = np.zeros((len(span), len(ranker.TASKS)), np.float32)
+            present[:, purchase] = 1.0
             files.append(write_examples(work / name, f"{start // step:05d}", {
-                "features": as_lists(lists.features[span]), "labels": as_lists(labels), "listed": as_lists(lists.listed[span].astype(np.float32)),
-                "present": as_lists(present), "weight": pa.array(np.ones(len(labels), np.float32)),
+                "features": as_lists(part.features[span]), "labels": as_lists(labels), "listed": as_lists(part.listed[span].astype(np.float32)),
+                "present": as_lists(present), "weight": pa.array(np.ones(len(span), np.float32)),
             }, rows_per_group=128))
         return tuple(files)
 
-    rows = train.features[train.listed]
-    sample = rows[:: max(1, len(rows) // 500_000)].astype(np.float64)
+    sampled = np.flatnonzero(learners)[:: max(1, int(learners.sum()) // 2000)]
+    sample = lists.features[sampled][lists.listed[sampled]].astype(np.float64)
     mean, deviation = sample.mean(axis=0), sample.std(axis=0)
     fields = ranker.input_fields(shape)
-    data = Examples(write(train, "train"), fields, _NETWORK_BATCH, shuffle_rows=1024, seed=plan.seed)
-    held = Examples(write(valid, "valid"), fields, _NETWORK_BATCH) if valid is not None else None
+    data = Examples(write(lists, learners, "train"), fields, _NETWORK_BATCH, shuffle_rows=1024, seed=plan.seed)
+    held = Examples(write(valid, np.ones(len(valid), bool), "valid"), fields, _NETWORK_BATCH) if valid is not None else None
     task = ranker.RankingTask(shape, mean.astype(np.float32), np.where(deviation < 1e-4, 1.0, deviation).astype(np.float32))
     trainer = loop.Trainer(task, place(), _NETWORK_BATCH, 1.0, plan.seed, 1e-3)
     history = trainer.fit(data, held, loop.Plan(epochs=plan.epochs, learning_rate=2e-3, patience=2, warmup_steps=20))

@@ -33,6 +33,10 @@ _STEPS = 5
 """Later visits that a sequence rule looks at."""
 
 
+Scores = np.ndarray | sp.csr_matrix
+"""(shoppers, items)."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How much is counted."""
@@ -120,6 +124,7 @@ class Signals:
             *np.log1p(sold), np.log((sold[0] * 4.0 + 1.0) / (sold[2] + 1.0)), np.log1p(attention), np.log1p(buyers),
             self.past.intervals.share, np.log(self.past.intervals.typical), np.log1p(first), np.log1p(last), self.log_price,
             (newcomers + 1.0) / (lines + 10.0), np.log1p(lately), np.log1p(lines / np.maximum(buyers, 1.0)),
+            self.past.lot(had_by="item"),
         ], axis=1).astype(np.float32)
 
     @cached_property
@@ -200,8 +205,8 @@ class Signals:
         return product(sp.csr_matrix(by_item, dtype=np.float32), damped, self.options.neighbours)
 
     @cached_property
-    def linear(self) -> np.ndarray | None:
-        """(items, items) float32 weights of EASE (Steck 2019), attributes as further rows; None for a large catalogue."""
+    def linear(self) -> sp.csr_matrix | None:
+        """(items, items) strongest weights of EASE (Steck 2019), attributes as further rows; None for a large catalogue."""
         if self.items > self.options.dense_items:
             return None
         rows = self._even
@@ -215,11 +220,24 @@ class Signals:
         # positive definite by the last line, so half the work of a general inverse; single precision is enough at this ridge
         factor, _ = scipy.linalg.lapack.spotrf(square.T, lower=1, overwrite_a=1)
         inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-        inverse = np.tril(inverse)
-        inverse += np.tril(inverse, -1).T
-        made = inverse / -np.diag(inverse)[None, :]
-        np.fill_diagonal(made, 0.0)
-        return np.ascontiguousarray(made, dtype=np.float32)
+        diagonal = np.diag(inverse).copy()
+        parts = []
+        step = max(1, 20_000_000 // max(self.items, 1))
+        for start in range(0, self.items, step):  # LAPACK leaves the other triangle as it was
+            block = np.concatenate([inverse[start : start + step, :start], inverse[start:, start : start + step].T], axis=1)
+            inside = block[:, start : start + len(block)]
+            inside[:] = np.tril(inverse[start : start + len(block), start : start + len(block)])
+            inside += np.tril(inside, -1).T
+            weights = np.maximum(block / -diagonal[None, :], 0.0)
+            weights[np.arange(len(block)), start + np.arange(len(block))] = 0.0
+            parts.append(strongest(weights, 2 * self.options.neighbours))
+        return sp.csr_matrix(sp.vstack(parts, format="csr"), dtype=np.float32)
+
+    @cached_property
+    def similar(self) -> sp.csr_matrix:
+        """(items, items) likeness of titles and attributes, the item itself included."""
+        words = self.words
+        return sp.csr_matrix(product(words, words.T.tocsr(), self.options.neighbours) + sp.diags((np.diff(words.indptr) > 0).astype(np.float32)))
 
     @cached_property
     def _even(self) -> sp.csr_matrix:
@@ -282,28 +300,29 @@ class Signals:
 
     # -- scores
 
-    def scores(self, asked: Pairs, users: np.ndarray) -> Mapping[str, np.ndarray]:
+    def scores(self, asked: Pairs, users: np.ndarray) -> Mapping[str, Scores]:
         """By signal, (len(users), items) float32. `asked` has the shoppers' own pairs, on the same codes."""
         taste, lasting, recent = asked.taste[users], asked.lasting[users], asked.recent[users]
         near = self.alike(asked, users)
-        made = {
-            "own": _dense(lasting + 0.3 * taste),
-            "together": _dense(_log(taste) @ self.together),
-            "also": _dense(_binary(lasting) @ self.also),
-            "newest": _dense(recent @ self.together),
-            "follows": _dense(recent @ self.follows),
-            "alike": _dense(near @ self._pool_taste),
-            "lately": _dense(_power(near, 2.0) @ self._pool_recent),
-            "walk": _dense(_log(lasting) @ self.walk),
-            "content": _dense(sp.csr_matrix(_log(taste) @ self.words) @ self.words.T.tocsr()) if self.words.nnz else self._nothing(users),
+        linear = self.linear
+        nothing = sp.csr_matrix((len(users), self.items), dtype=np.float32)
+        made: dict[str, Scores] = {
+            "own": lasting + 0.3 * taste,
+            "together": _log(taste) @ self.together,
+            "also": _binary(lasting) @ self.also,
+            "newest": recent @ self.together,
+            "follows": recent @ self.follows,
+            "alike": near @ self._pool_taste,
+            "lately": _power(near, 2.0) @ self._pool_recent,
+            "walk": _log(lasting) @ self.walk,
+            "linear": nothing if linear is None else (_binary(lasting) + 0.5 * _log(taste)) @ linear,
+            "content": _log(taste) @ self.similar,
             "popular": self.popular(users),
         }
-        linear = self.linear
-        made["linear"] = self._nothing(users) if linear is None else np.maximum(np.asarray(_binary(lasting) @ linear + 0.5 * (_log(taste) @ linear)), 0.0)
         directions, root = self.latent
-        projected = (_log(lasting) @ sp.diags(_inverse(root)) @ directions) @ directions.T
+        projected = (sp.csr_matrix(_log(lasting) @ sp.diags(_inverse(root))) @ directions) @ directions.T
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
-        return {name: np.asarray(made[name], np.float32) for name in SIGNALS}
+        return {name: m.astype(np.float32) if isinstance(m := made[name], np.ndarray) else sp.csr_matrix(m, dtype=np.float32) for name in SIGNALS}
 
     @cached_property
     def _pool_taste(self) -> sp.csr_matrix:
@@ -325,12 +344,9 @@ class Signals:
             made[known] += here / here.sum(axis=1, keepdims=True)
         return made.astype(np.float32)
 
-    def _nothing(self, users: np.ndarray) -> np.ndarray:
-        return np.zeros((len(users), self.items), np.float32)
-
 
 ITEM_NUMBERS = ("sold_now", "sold_lately", "sold_long", "sold_ever", "trend", "attention", "buyers", "repeat_share", "repeat_interval",
-                "first_sold", "last_sold", "price", "first_visit_share", "first_visits_lately", "per_buyer")
+                "first_sold", "last_sold", "price", "first_visit_share", "first_visits_lately", "per_buyer", "lot")
 
 
 def product(left: sp.csr_matrix, right: sp.csr_matrix, keep: int, cells: int = 20_000_000) -> sp.csr_matrix:
@@ -352,25 +368,30 @@ def gram(rows: sp.csr_matrix, keep: int) -> sp.csr_matrix:
     return product(rows.T.tocsr(), rows, keep)
 
 
-def strongest(matrix: sp.csr_matrix, keep: int) -> sp.csr_matrix:
-    """Each row's `keep` largest positive entries, equal ones by column."""
+def strongest(matrix: Scores, keep: int) -> sp.csr_matrix:
+    """Each row's `keep` largest positive entries, equal ones by place."""
     matrix = sp.csr_matrix(matrix)
-    matrix.eliminate_zeros()
-    indices, data, counts = [], [], np.zeros(matrix.shape[0], np.int64)
+    columns, data, counts = [], [], np.zeros(matrix.shape[0], np.int64)
     for row in range(matrix.shape[0]):
         begin, end = matrix.indptr[row], matrix.indptr[row + 1]
-        values, columns = matrix.data[begin:end], matrix.indices[begin:end]
-        if len(values) > keep:
-            edge = np.partition(values, len(values) - keep)[len(values) - keep]
-            above = values > edge
-            level = np.flatnonzero(values == edge)[: keep - int(above.sum())]
-            above[level] = True
-            values, columns = values[above], columns[above]
-        indices.append(columns)
-        data.append(values)
-        counts[row] = len(values)
+        values = matrix.data[begin:end]
+        kept = largest(values, keep)
+        columns.append(matrix.indices[begin:end][kept])
+        data.append(values[kept])
+        counts[row] = len(kept)
     pointers = np.concatenate([[0], np.cumsum(counts)])
-    return sp.csr_matrix((np.concatenate(data) if data else [], np.concatenate(indices) if indices else [], pointers), shape=matrix.shape)
+    return sp.csr_matrix((np.concatenate(data) if data else [], np.concatenate(columns) if columns else [], pointers), shape=matrix.shape)
+
+
+def largest(values: np.ndarray, keep: int) -> np.ndarray:
+    """Places of the `keep` largest positive values, ascending; equal ones by place."""
+    if len(values) > keep:
+        edge = max(np.partition(values, len(values) - keep)[len(values) - keep], 0.0)
+        above = values > edge
+        if edge > 0:
+            above[np.flatnonzero(values == edge)[: keep - int(above.sum())]] = True
+        return np.flatnonzero(above)
+    return np.flatnonzero(values > 0)
 
 
 def _columns_unit(rows: sp.csr_matrix) -> sp.csr_matrix:
@@ -403,8 +424,3 @@ def _power(rows: sp.csr_matrix, exponent: float) -> sp.csr_matrix:
     made = sp.csr_matrix(rows, copy=True)
     made.data = np.power(made.data, exponent)
     return made
-
-
-def _dense(matrix: sp.csr_matrix) -> np.ndarray:
-    return np.asarray(matrix.toarray(), dtype=np.float32)
-
