@@ -88,7 +88,10 @@ def search(
     def done() -> int:
         return len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
 
-    while not done() or (spent < seconds and (trials is None or done() < trials)):
+    def finished() -> int:
+        return len(study.get_trials(deepcopy=False)) - len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]))
+
+    while (not done() or spent < seconds) and (not done() or trials is None or finished() < trials):
         started = time.monotonic()
         trial = study.ask()
         settings = space(trial)
