@@ -53,8 +53,8 @@ def budget(name: str, seed: int) -> Budget:
         return Budget(2, 100, 3_000, Options(neighbours=100, alike=200, factors=48, dense_items=3_000, seed=seed),
                       Plan(rounds=150, leaves=15, learning_rate=0.1, network=False, seed=seed))
     if name == "balanced":
-        return Budget(6, 200, 6_000, Options(seed=seed), Plan(seed=seed))
-    return Budget(10, 300, 12_000, Options(alike=400, neighbours=300, factors=128, dense_items=12_000, seed=seed),
+        return Budget(6, 200, 6_000, Options(dense_items=13_000, seed=seed), Plan(seed=seed))
+    return Budget(10, 300, 12_000, Options(alike=400, neighbours=300, factors=128, dense_items=20_000, seed=seed),
                   Plan(rounds=800, learning_rate=0.03, epochs=12, members=8, seed=seed))
 
 
@@ -106,6 +106,10 @@ def cut_times(put: Setting, wanted: int) -> list[float]:
     step = put.horizon / _STEPS if put.clock else put.horizon
     newest = put.moment - put.horizon
     room = min(put.horizon, (put.moment - first) / 3.0)
+    if not put.clock:
+        # short histories say little of what they were half as long
+        places = np.bincount(np.unique(put.events.user.astype(np.int64) << 32 | put.events.time // int(DAY)) >> 32)
+        wanted = int(np.clip(np.median(places[places > 0]) // 2, 2, wanted))
     return [newest - n * step for n in range(wanted) if newest - n * step - first >= room]
 
 
@@ -179,17 +183,18 @@ class Earlier:
             had = np.sort(np.repeat(np.arange(ever.shape[0]), np.diff(ever.indptr)).astype(np.int64) * items + ever.indices)
             code = np.setdiff1d(code, had)
         users, right = np.unique(code // items, return_counts=True)
-        if len(users) > how_many:
-            rng = np.random.default_rng([asked.options.seed, self.number])
-            kept = np.sort(rng.choice(len(users), how_many, replace=False))
-            users, right = users[kept], right[kept]
         if not len(users):
             return None
+        order = np.random.default_rng([asked.options.seed, self.number]).permutation(len(users))
+        if self.number == 0:
+            order = order[:how_many]  # what is chosen is chosen on a fair sample, lists without a hit included
+        users, right = users[order], right[order]
         if segment == FRESH:
             made = listing.fresh_blocks(self.signals, shown, users, np.flatnonzero(allowed), asked.candidates)
         else:
             made = listing.blocks(self.signals, shown, users, asked.candidates, allowed, repeats)
-        parts = []
+        parts: list[Lists] = []
+        start = 0
         for block in made:
             short = asked.candidates - block.items.shape[1]
 
@@ -198,9 +203,14 @@ class Earlier:
 
             listed = pad(block.items >= 0)
             labels = pad(np.isin(block.users[:, None].astype(np.int64) * items + np.maximum(block.items, 0), code)) & listed
-            parts.append(Lists(pad(block.features), labels, listed, np.zeros(len(block.users), np.int64), np.full(len(block.users), -self.number),
-                               {n: pad(s) for n, s in block.scores.items()}))
-        return replace(Lists.together(parts), right=right)
+            part = Lists(pad(block.features), labels, listed, right[start : start + len(block.users)], np.full(len(block.users), -self.number),
+                         {n: pad(s) for n, s in block.scores.items()})
+            start += len(block.users)
+                # later only lists with a hit are learnt from
+            parts.append(part if self.number == 0 else part.where(labels.any(axis=1)))
+            if sum(map(len, parts)) >= how_many:
+                break
+        return Lists.together(parts)
 
 
 def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> dict[str, Second]:
@@ -216,7 +226,8 @@ def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: 
                 if part is not None:
                     made[segment].append(part)
                 said[segment] = 0 if part is None else len(part)
-                said[f"{segment}_recall"] = None if part is None else round(float((part.labels.sum(axis=1) / np.maximum(part.right, 1)).mean()), 3)
+                if part is not None and number == 0:
+                    said[f"{segment}_recall"] = round(float((part.labels.sum(axis=1) / np.maximum(part.right, 1)).mean()), 3)
     found: dict[str, Second] = {}
     for segment in needed:
         parts = made.pop(segment)

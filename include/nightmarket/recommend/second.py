@@ -51,8 +51,8 @@ class Lists:
 
     @classmethod
     def together(cls, parts: Sequence[Lists]) -> Lists:
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("features", "labels", "listed", "right", "moment")),
-                   {n: np.concatenate([p.scores[n] for p in parts]) for n in parts[0].scores})
+        joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("features", "labels", "listed", "right", "moment")}
+        return cls(**joined, scores={n: np.concatenate([p.scores[n] for p in parts]) for n in parts[0].scores})
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def _trees(lists: Lists, learners: np.ndarray, valid: Lists | None, plan: Plan) 
         "bagging_freq": 1, "lambda_l2": 5.0, "max_bin": 127, "num_threads": cores(), "seed": plan.seed, "deterministic": True,
         "force_row_wise": True, "verbosity": -1,
     }
-    callbacks = []
-    watch = []
+    callbacks: list[Any] = []
+    watch: list[Any] = []
     if valid is not None:
         vx, vy, vgroups = _flat(valid, np.ones(len(valid), bool))
         watch = [lightgbm.Dataset(vx, vy, group=vgroups, reference=data)]

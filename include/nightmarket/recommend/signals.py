@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -33,7 +34,7 @@ _STEPS = 5
 """Later visits that a sequence rule looks at."""
 
 
-Scores = np.ndarray | sp.csr_matrix
+Scores: TypeAlias = np.ndarray | sp.csr_matrix
 """(shoppers, items)."""
 
 

@@ -485,12 +485,12 @@ def _groups(user_code: dict[str, int], users: pa.Table | None, targets: pa.Table
     if not kept:
         return Groups.none(len(user_code))
     codes_of, levels = [], []
-    for held in kept.values():
-        value_names = np.array(sorted(set(held.values())), dtype=object)
+    for level in kept.values():
+        value_names = np.array(sorted(set(level.values())), dtype=object)
         at = {v: n for n, v in enumerate(value_names)}
         code = np.full(len(user_code), -1, np.int32)
-        for user, value in held.items():
-            code[user] = at[value]
+        for user, word in level.items():
+            code[user] = at[word]
         levels.append(value_names)
         codes_of.append(code)
     return Groups(tuple(kept), tuple(levels), np.stack(codes_of, axis=1))
