@@ -111,7 +111,8 @@ def test_without_any_label_it_still_ranks(shop: pd.DataFrame) -> None:
     train, new = halves(shop)
     made = judged(train.drop(columns="is_fraud"), new.drop(columns="is_fraud"))
     assert made.table["probability"].null_count == len(new) and "block" not in made.table["decision"].to_pylist()
-    assert average_precision_score(new["is_fraud"], made.table["score"].to_numpy()) > 0.3
+    # amounts tell a fifth of the fraud: by chance the average precision would be the share of fraud, 0.06
+    assert average_precision_score(new["is_fraud"], made.table["score"].to_numpy()) > 2 * new["is_fraud"].mean()
     assert made.summary["models"][0]["kind"] == "strangeness"
 
 

@@ -56,7 +56,7 @@ def test_labels_help(honest: tuple[np.ndarray, np.ndarray, np.ndarray], world: p
     made = screen(blind.filter(pa.array(times < CUT.to_datetime64())), blind.filter(pa.array(times >= CUT.to_datetime64())),
                   Asked(entities=ASKED.entities), QUICK, NOW).table
     unlabelled = average_precision_score(truth, made["score"].to_numpy())
-    assert average_precision_score(truth, score) > unlabelled + 0.2 > truth.mean() + 0.3
+    assert average_precision_score(truth, score) > unlabelled + 0.2 > 1.5 * truth.mean() + 0.2
     assert expected_calibration_error(probability, truth) < 0.02
 
 

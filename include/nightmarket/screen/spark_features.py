@@ -97,8 +97,8 @@ def _entity(frame: DataFrame, entity: str, recipe: Recipe, made: dict[str, Colum
         frame = _amounts(frame, entity, number, recipe.scales[number], made)
     for habit, column in {"daypart": "__daypart", **{c: c for c in recipe.categories}}.items():
         pair = F.count(F.lit(1)).over(_window([key, f"`{column}`"], None))
-        both = F.when(there & F.col(f"`{column}`").isNotNull(), pair).otherwise(0)
-        made[f"{entity}.habit.{habit}"] = F.when(there & (rows["ever"] > 1), (both - 1) / (rows["ever"] - 1))
+        known = there & F.col(f"`{column}`").isNotNull()
+        made[f"{entity}.habit.{habit}"] = F.when(known & (rows["ever"] > 1), (pair - 1) / (rows["ever"] - 1))
     for other in [b for a, b in recipe.pairs if a == entity]:
         first = f"__first_{entity}_{other}"
         order = Window.partitionBy(key, _key(other)).orderBy("at", "row_id")
@@ -114,7 +114,8 @@ def _fixed(column: Column, scale: Fixed) -> Column:
     from pyspark.sql import functions as F
 
     top = 2.0**scale.bits
-    return F.rint(F.greatest(F.least(column, F.lit(top)), F.lit(-top)) / scale.step).cast("long")
+    # least and greatest leave nulls out: what is not known would count as the largest of all
+    return F.when(column.isNotNull(), F.rint(F.greatest(F.least(column, F.lit(top)), F.lit(-top)) / scale.step).cast("long"))
 
 
 def _amounts(frame: DataFrame, entity: str, number: str, scale: Fixed, made: dict[str, Column]) -> DataFrame:
@@ -124,7 +125,7 @@ def _amounts(frame: DataFrame, entity: str, number: str, scale: Fixed, made: dic
     own, square, ordinary = (f"__{kind}_{entity}_{number}" for kind in ("own", "square", "ordinary"))
     unit = 2.0 ** (scale.bits - 10)
     value = _known(F.col(f"`{number}`"))
-    size = F.greatest(F.least(value / unit, F.lit(1024.0)), F.lit(-1024.0))
+    size = F.when(value.isNotNull(), F.greatest(F.least(value / unit, F.lit(1024.0)), F.lit(-1024.0)))
     frame = frame.withColumn(own, _fixed(value, scale)).withColumn(square, F.rint(size * size * 2**16).cast("long"))
 
     def totals(label: str, column: str, chosen: Column | None = None) -> tuple[Column, Column]:
