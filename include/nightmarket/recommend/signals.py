@@ -30,6 +30,8 @@ WHAT = {
     "content": "TF-IDF of titles and attributes", "popular": "recent popularity, by group",
 }
 POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
+_PRIOR = 20.0
+"""Occasions of the whole shop that a group's own are mixed with."""
 _STEPS = 5
 """Later visits that a sequence rule looks at."""
 
@@ -337,12 +339,14 @@ class Signals:
         """(len, items) what is wanted now, in the shop and among shoppers of the same attributes."""
         recent = self.popularity[1] + 0.05 * self.popularity[-1]
         share = recent / max(recent.sum(), 1e-9)
-        made = np.tile(share, (len(users), 1))
+        made, told = np.zeros((len(users), self.items)), np.zeros(len(users))
         for n, counts in enumerate(self.by_group):
             code = self.groups.codes[users, n]
             known = code >= 0
-            here = counts[code[known]] + 50.0 * share[None, :]
+            here = counts[code[known]] + _PRIOR * share[None, :]
             made[known] += here / here.sum(axis=1, keepdims=True)
+            told += known
+        made = np.where(told[:, None] > 0, made / np.maximum(told, 1.0)[:, None], share[None, :])
         return made.astype(np.float32)
 
 
