@@ -62,7 +62,7 @@ class Causes:
             cause = self._cause(name, own["recent" if name in ("newest", "follows") else "lasting"], item)
             if cause is not None:
                 past = next((_VERB[k] for k in (PURCHASE, CART, VIEW) if cause in seen.get(k, {})), self._verb)
-                how = _LINKED.get(name, "similar to" if self._signals.popularity[3][item] else "new, similar to")
+                how = _LINKED.get(name, "similar to" if self._signals.popularity[-1][item] else "new, similar to")
                 return f"{how} {self._title(cause)}, which you {past}"
         return self.popular(item, user)
 
@@ -75,7 +75,7 @@ class Causes:
                 return f"popular where {name} is {groups.values[n][code]}"
         if self._signals.popularity[1][item] >= self._bar:
             return "popular now"
-        count = int(self._signals.popularity[3][item])
+        count = int(self._signals.popularity[-1][item])
         return f"{self._verb} {count} times in this shop" if count else "new in this shop"
 
     def _cause(self, name: str, own: dict[int, float], item: int) -> int | None:

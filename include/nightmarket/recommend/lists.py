@@ -173,7 +173,7 @@ def fresh_blocks(signals: Signals, asked: Pairs, users: np.ndarray, items: np.nd
     At most `limit` of `items`, those of the best content score first. Signals: content, linear, and each of LENT as `lent_…`.
     """
     words = signals.words
-    sold = signals.popularity[3] > 0
+    sold = signals.popularity[-1] > 0
     likeness = sp.csr_matrix(words[items] @ words.T)
     likeness.data *= sold[likeness.indices]
     lenders = strongest(likeness, _LENDERS)

@@ -20,6 +20,8 @@ import pyarrow as pa
 from nightmarket import log as logs
 
 _LOG = logs.logger("recommend")
+_FEW = 30
+"""Lists below which no preference is drawn from them."""
 DEPTH = 10
 """Places that count when something is chosen."""
 _NETWORK_BATCH = 64
@@ -125,7 +127,8 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1)
     newest = lists.moment == lists.moment.max()
     held = lists.where(newest)
     single = {n: float(ndcg(held.scores[n], held).mean()) for n in held.scores}
-    best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 else start
+    # a handful of lists prefers a signal by chance
+    best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 and len(held) >= _FEW else start
     hits = int((lists.labels & lists.listed).any(axis=1).sum())
     account: dict[str, Any] = {"lists": len(lists), "with_hit": hits, "signals": {n: round(v, 4) for n, v in single.items()}, "best_signal": best}
     if hits < plan.least_lists:
@@ -146,8 +149,10 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1)
     weights, reached = _blend(told, held, start=("trees", "network") if plan.network else ("trees",))
     account |= {"held_lists": len(held), "rounds": rounds, "epochs": epochs or None,
                 "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in ("trees", "network") if n in told}, "blend": round(reached, 4)}
-    if reached <= single[best]:
-        account |= {"chosen": "one signal", "why": f"on the newest lists {best} alone reaches {single[best]:.4f}, the learnt order {reached:.4f}"}
+    total = np.sum([w * told[n] for n, w in weights.items()], axis=0)
+    gain = ndcg(total, held) - ndcg(held.scores[best], held)
+    if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+        account |= {"chosen": "one signal", "why": f"on the newest lists {best} alone reaches {single[best]:.4f}, the learnt order {reached:.4f}: no clear gain"}
         return Second({best: 1.0, "popular": 1e-3}, account=account)
     made = Second(weights, account=account | {"chosen": "learnt", "weights": {n: round(w, 3) for n, w in weights.items()}})
     everything = np.ones(len(lists), bool)

@@ -29,7 +29,9 @@ WHAT = {
     "lately": "UP-CF", "walk": "RP3beta", "linear": "EASE with attributes", "latent": "spectral low-pass filter (PureSVD, normalised)",
     "content": "TF-IDF of titles and attributes", "popular": "recent popularity, by group",
 }
-POPULARITY_RHYTHMS = (0.125, 0.5, 1.5)
+POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
+_PRIOR = 20.0
+"""Occasions of the whole shop that a group's own are mixed with."""
 _STEPS = 5
 """Later visits that a sequence rule looks at."""
 
@@ -95,8 +97,8 @@ class Signals:
 
     @cached_property
     def by_group(self) -> tuple[np.ndarray, ...]:
-        """By attribute, (values, items) decayed occasions over one rhythm."""
-        had, weights = self.past.had, self.past.had.decayed(self.past.unit)
+        """By attribute, (values, items) decayed occasions over half a rhythm."""
+        had, weights = self.past.had, self.past.had.decayed(self.past.unit / 2.0)
         made = []
         for n, values in enumerate(self.groups.values):
             code = self.groups.codes[had.user, n]
@@ -122,7 +124,7 @@ class Signals:
         lately = np.bincount(had.item, weights=self._is_first * had.decayed(self.past.unit), minlength=self.items)
         # where in shoppers' lives an item is bought: a starter or a regular's
         return np.stack([
-            *np.log1p(sold), np.log((sold[0] * 4.0 + 1.0) / (sold[2] + 1.0)), np.log1p(attention), np.log1p(buyers),
+            *np.log1p(sold), np.log((sold[0] * 4.0 + 1.0) / (sold[3] + 1.0)), np.log1p(attention), np.log1p(buyers),
             self.past.intervals.share, np.log(self.past.intervals.typical), np.log1p(first), np.log1p(last), self.log_price,
             (newcomers + 1.0) / (lines + 10.0), np.log1p(lately), np.log1p(lines / np.maximum(buyers, 1.0)),
             self.past.lot(had_by="item"),
@@ -335,18 +337,20 @@ class Signals:
 
     def popular(self, users: np.ndarray) -> np.ndarray:
         """(len, items) what is wanted now, in the shop and among shoppers of the same attributes."""
-        recent = self.popularity[1] + 0.05 * self.popularity[3]
+        recent = self.popularity[1] + 0.05 * self.popularity[-1]
         share = recent / max(recent.sum(), 1e-9)
-        made = np.tile(share, (len(users), 1))
+        made, told = np.zeros((len(users), self.items)), np.zeros(len(users))
         for n, counts in enumerate(self.by_group):
             code = self.groups.codes[users, n]
             known = code >= 0
-            here = counts[code[known]] + 50.0 * share[None, :]
+            here = counts[code[known]] + _PRIOR * share[None, :]
             made[known] += here / here.sum(axis=1, keepdims=True)
+            told += known
+        made = np.where(told[:, None] > 0, made / np.maximum(told, 1.0)[:, None], share[None, :])
         return made.astype(np.float32)
 
 
-ITEM_NUMBERS = ("sold_now", "sold_lately", "sold_long", "sold_ever", "trend", "attention", "buyers", "repeat_share", "repeat_interval",
+ITEM_NUMBERS = ("sold_now", "sold_week", "sold_lately", "sold_long", "sold_ever", "trend", "attention", "buyers", "repeat_share", "repeat_interval",
                 "first_sold", "last_sold", "price", "first_visit_share", "first_visits_lately", "per_buyer", "lot")
 
 
