@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -122,9 +123,13 @@ def save(model: Any, folder: Path, precision: Precision) -> int:
 
 def lite(model: Any, precision: Precision) -> bytes:
     """A LiteRT (TFLite) file: int8 has its weights in int8 and computes in float32 between them (dynamic range)."""
-    names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in model.inputs}
-    serve = tf.function(lambda inputs: model(inputs, training=False), input_signature=[names])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], model)
+    with TemporaryDirectory() as folder:  # from a SavedModel weights become constants; from a function they stay unset variables
+        save(model, Path(folder), "float32")
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serve"])
+        return _converted(converter, precision)
+
+
+def _converted(converter: Any, precision: Precision) -> bytes:
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
@@ -140,13 +145,13 @@ def lite_runner(content: bytes) -> Callable[[Mapping[str, np.ndarray]], np.ndarr
 
     def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         for detail in wanted:
-            name = detail["name"].split(":")[0].removeprefix("serving_default_").removeprefix("inputs_")
+            name = detail["name"].split(":")[0].removeprefix("serve_")
             values = inputs[name].astype(detail["dtype"], copy=False)
             if tuple(detail["shape"]) != values.shape:
                 interpreter.resize_tensor_input(detail["index"], values.shape)
         interpreter.allocate_tensors()
         for detail in wanted:
-            name = detail["name"].split(":")[0].removeprefix("serving_default_").removeprefix("inputs_")
+            name = detail["name"].split(":")[0].removeprefix("serve_")
             interpreter.set_tensor(detail["index"], inputs[name].astype(detail["dtype"], copy=False))
         interpreter.invoke()
         return interpreter.get_tensor(output).copy()
