@@ -72,17 +72,18 @@ class Compact(tf.Module):  # type: ignore[name-defined]
     def __init__(self, model: Any, kept: list[tuple[Any, ...]]):
         """`kept`: (weight of the model, what it is kept as, and its scale if that is int8)."""
         super().__init__()
-        self._model, self._kept = model, kept
         self.stored = [part for parts in kept for part in parts[1:]]
         widened = {id(parts[0]) for parts in kept}
         self.others = [w.value for w in model.variables if id(w) not in widened]
         names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in model.inputs}
-        self.serve = tf.function(self._answer, input_signature=[names])
 
-    def _answer(self, inputs: Mapping[str, Any]) -> Any:
-        wide = [(parts[0], tf.cast(parts[1], tf.float32) * (parts[2] if len(parts) == 3 else 1.0)) for parts in self._kept]
-        with keras.StatelessScope(state_mapping=wide):
-            return self._model(inputs, training=False)
+        # the model is no attribute: it would be saved too, beside its small weights
+        def answer(inputs: Mapping[str, Any]) -> Any:
+            wide = [(parts[0], tf.cast(parts[1], tf.float32) * (parts[2] if len(parts) == 3 else 1.0)) for parts in kept]
+            with keras.StatelessScope(state_mapping=wide):
+                return model(inputs, training=False)
+
+        self.serve = tf.function(answer, input_signature=[names])
 
     @property
     def nbytes(self) -> int:
