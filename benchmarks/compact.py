@@ -74,8 +74,11 @@ def compression(frame: pd.DataFrame, label: np.ndarray, how: Fit) -> None:
     def line(name: str, size: int, took: tuple[float, float], found: np.ndarray) -> None:
         print(f"{name:22}{size:12,}{took[0] * 1e3:18.3f}, {took[1] * 1e3:8.3f}{found.mean():12.4f}  {difference(found, base, 400, 17)}")
 
-    student = distil([network], Data(encoded, {"recommended": label}, ~learners & ~test), TARGETS, Shape("shared_bottom", 4, (32,), 16), how,
-                     place(1, "float32"))
+    student = distil([network], Data({k: v[~test] for k, v in encoded.items()}, {"recommended": label[~test]}, ~learners[~test]), TARGETS,
+                     Shape("shared_bottom", 4, (32,), 16), replace(how, epochs=3 * how.epochs), place(1, "float32"))
+    pupil = learn(network.encoder, encoded, {"recommended": label}, TARGETS, learners, shares(len(frame))[1],
+                  Shape("shared_bottom", 4, (32,), 16), replace(how, epochs=3 * how.epochs), place(1, "float32"))
+    print(f"the student's network without a teacher: loss more {difference(losses(logits_of(pupil.model, rows)), base, 400, 17)}")
     with tempfile.TemporaryDirectory() as folder:
         for name, model in (("", network.model), ("student ", student.model)):
             for precision in ("float32", "float16", "int8"):

@@ -138,11 +138,12 @@ def test_regret_of_learning_is_below_that_of_chance() -> None:
 def test_questions_by_hand() -> None:
     vectors = np.array([[2.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
     items, gain = questions(vectors, np.ones(3), 3)
-    # first 4: log(5) / 2; then the axis has variance 1/5, so item 2 is worth 4/5 and item 1 is worth 1
-    assert items.tolist() == [0, 1, 2]
-    assert gain == pytest.approx(0.5 * np.log([5.0, 2.0, 1.8]))
-    # half as familiar, an answer is half as informative: 4 x 0.2 = 0.8 < 1
-    assert questions(vectors, np.array([0.2, 1.0, 0.0]), 3)[0].tolist() == [1, 0]
+    # mean of v vᵀ is diag(8, 1) / 3. Item 0: 4 · 8/3 / 5; then the axis has variance 1/5: item 2: 0.16 · 8/3 / 1.8; item 1: 1/3 / 2
+    assert items.tolist() == [0, 2, 1]
+    assert gain == pytest.approx([32 / 15, 0.16 * 8 / 3 / 1.8, 1 / 6])
+    # known to a twentieth it is worth a twentieth, and what nobody knows is never asked
+    asked, gain = questions(vectors, np.array([0.05, 1.0, 0.0]), 3)
+    assert asked.tolist() == [1, 0] and gain == pytest.approx([1 / 6, 0.05 * 32 / 15])
 
 
 def test_taste_is_the_ridge_solution() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -71,17 +72,18 @@ class Compact(tf.Module):  # type: ignore[name-defined]
     def __init__(self, model: Any, kept: list[tuple[Any, ...]]):
         """`kept`: (weight of the model, what it is kept as, and its scale if that is int8)."""
         super().__init__()
-        self._model, self._kept = model, kept
         self.stored = [part for parts in kept for part in parts[1:]]
         widened = {id(parts[0]) for parts in kept}
         self.others = [w.value for w in model.variables if id(w) not in widened]
         names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in model.inputs}
-        self.serve = tf.function(self._answer, input_signature=[names])
 
-    def _answer(self, inputs: Mapping[str, Any]) -> Any:
-        wide = [(parts[0], tf.cast(parts[1], tf.float32) * (parts[2] if len(parts) == 3 else 1.0)) for parts in self._kept]
-        with keras.StatelessScope(state_mapping=wide):
-            return self._model(inputs, training=False)
+        # the model is no attribute: it would be saved too, beside its small weights
+        def answer(inputs: Mapping[str, Any]) -> Any:
+            wide = [(parts[0], tf.cast(parts[1], tf.float32) * (parts[2] if len(parts) == 3 else 1.0)) for parts in kept]
+            with keras.StatelessScope(state_mapping=wide):
+                return model(inputs, training=False)
+
+        self.serve = tf.function(answer, input_signature=[names])
 
     @property
     def nbytes(self) -> int:
@@ -122,10 +124,13 @@ def save(model: Any, folder: Path, precision: Precision) -> int:
 
 def lite(model: Any, precision: Precision) -> bytes:
     """A LiteRT (TFLite) file: int8 has its weights in int8 and computes in float32 between them (dynamic range)."""
-    names = {i.name: tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in model.inputs}
-    serve = tf.function(lambda inputs: model(inputs, training=False), input_signature=[names])
-    # without the model beside it: a Keras 3 model there leaves its variables unfrozen, and the file answers NaN
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()])
+    with TemporaryDirectory() as folder:  # from a SavedModel weights become constants; from a function they stay unset variables
+        save(model, Path(folder), "float32")
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serve"])
+        return _converted(converter, precision)
+
+
+def _converted(converter: Any, precision: Precision) -> bytes:
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
@@ -141,13 +146,13 @@ def lite_runner(content: bytes) -> Callable[[Mapping[str, np.ndarray]], np.ndarr
 
     def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         for detail in wanted:
-            name = detail["name"].split(":")[0].removeprefix("serving_default_").removeprefix("inputs_")
+            name = detail["name"].split(":")[0].removeprefix("serve_")
             values = inputs[name].astype(detail["dtype"], copy=False)
             if tuple(detail["shape"]) != values.shape:
                 interpreter.resize_tensor_input(detail["index"], values.shape)
         interpreter.allocate_tensors()
         for detail in wanted:
-            name = detail["name"].split(":")[0].removeprefix("serving_default_").removeprefix("inputs_")
+            name = detail["name"].split(":")[0].removeprefix("serve_")
             interpreter.set_tensor(detail["index"], inputs[name].astype(detail["dtype"], copy=False))
         interpreter.invoke()
         return interpreter.get_tensor(output).copy()

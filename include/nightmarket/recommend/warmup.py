@@ -216,24 +216,26 @@ def regret(policy: Policy, rates: np.ndarray, rounds: int, seed: int, contexts: 
 
 # --- what to ask a newcomer --------------------------------------------------------------------------------------------
 def questions(vectors: np.ndarray, familiarity: np.ndarray, k: int, noise: float = 1.0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """(items, gain): up to `k` items whose answers tell most of a taste, greedily, and the information of each in nats.
+    """(items, gain): up to `k` items whose answers tell most, greedily, and by how much each lowers the mean squared error of what is
+    then said of all items.
 
-    A taste is a vector w ~ N(0, spread² I), the answer about item n is vectors[n]·w with variance noise² / familiarity[n]: an item
-    that few know is answered seldom or badly (Bayesian D-optimal design; Chaloner & Verdinelli 1995). `vectors` (n, d);
-    `familiarity` (n,) 0 … 1, and 0 is never asked.
+    A taste is a vector w ~ N(0, spread² I), the answer about item n is vectors[n]·w with variance noise², and it comes with the chance
+    familiarity[n]: who does not know an item cannot say (transductive experimental design, Yu, Bi & Tresp 2006, with missing
+    answers). `vectors` (n, d); `familiarity` (n,) 0 … 1, and 0 is never asked.
     """
     covariance = np.eye(vectors.shape[1]) * spread**2
+    matters = vectors.T @ vectors / len(vectors)
     open_ = familiarity > 0
     chosen, gains = [], []
     for _ in range(min(k, int(open_.sum()))):
-        seen = np.einsum("nd,de,ne->n", vectors, covariance, vectors) * familiarity / noise**2
-        gain = np.where(open_, 0.5 * np.log1p(seen), -np.inf)
-        best = int(np.argmax(gain))
+        moved = vectors @ covariance
+        lowered = familiarity * np.einsum("nd,de,ne->n", moved, matters, moved) / (noise**2 + (moved * vectors).sum(axis=1))
+        best = int(np.argmax(np.where(open_, lowered, -np.inf)))
         chosen.append(best)
-        gains.append(float(gain[best]))
+        gains.append(float(lowered[best]))
         open_[best] = False
-        moved = covariance @ vectors[best]
-        covariance = covariance - np.outer(moved, moved) / (noise**2 / familiarity[best] + vectors[best] @ moved)
+        # the mean of what it will be with the answer and without
+        covariance = covariance - familiarity[best] * np.outer(moved[best], moved[best]) / (noise**2 + vectors[best] @ moved[best])
     return np.array(chosen, np.int64), np.array(gains)
 
 
