@@ -69,10 +69,11 @@ def test_windows_by_hand(seed: int) -> None:
                 assert found[f"{entity}.of_largest.amount"][i] == pytest.approx(amount[i] / top, rel=1e-5)
             other = rows.entities["shop" if entity == "card" else "card"]
             assert found[f"{entity}.different.{'shop' if entity == 'card' else 'card'}"][i] == len(set(other[past & (other >= 0)]))
-            if others.any():
-                same = others & (rows.categories["country"][0] == rows.categories["country"][0][i])
-                expected = same.sum() / others.sum() if rows.categories["country"][0][i] >= 0 else -1 / others.sum()
-                assert found[f"{entity}.habit.country"][i] == pytest.approx(max(expected, 0) if expected >= 0 else expected, abs=1e-6)
+            habit, country = found[f"{entity}.habit.country"][i], rows.categories["country"][0]
+            if not others.any() or country[i] < 0:
+                assert np.isnan(habit)
+            else:
+                assert habit == pytest.approx((others & (country == country[i])).sum() / others.sum(), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -142,8 +142,8 @@ def build(rows: Rows, recipe: Recipe) -> Matrix:
             _amounts(made, rows, entity, number, history, recipe.scales[number])
         for habit, codes in habits.items():
             pair = paired(rows.entities[entity], codes)
-            same = History(pair, moments, pair).count(None)
-            made.add(f"{entity}.habit.{habit}", np.where(history.count(None) > 1, same - 1, np.nan) / np.maximum(history.count(None) - 1, 1))
+            same, others = History(pair, moments, pair).count(None) - 1, history.count(None) - 1
+            made.add(f"{entity}.habit.{habit}", np.where((pair >= 0) & (others > 0), same, np.nan) / np.maximum(others, 1))
         for other in [b for a, b in recipe.pairs if a == entity]:
             _sharing(made, rows, entity, other, history, moments)
     for name, values in risk(rows, recipe).items():

@@ -97,8 +97,8 @@ def _entity(frame: DataFrame, entity: str, recipe: Recipe, made: dict[str, Colum
         frame = _amounts(frame, entity, number, recipe.scales[number], made)
     for habit, column in {"daypart": "__daypart", **{c: c for c in recipe.categories}}.items():
         pair = F.count(F.lit(1)).over(_window([key, f"`{column}`"], None))
-        both = F.when(there & F.col(f"`{column}`").isNotNull(), pair).otherwise(0)
-        made[f"{entity}.habit.{habit}"] = F.when(there & (rows["ever"] > 1), (both - 1) / (rows["ever"] - 1))
+        known = there & F.col(f"`{column}`").isNotNull()
+        made[f"{entity}.habit.{habit}"] = F.when(known & (rows["ever"] > 1), (pair - 1) / (rows["ever"] - 1))
     for other in [b for a, b in recipe.pairs if a == entity]:
         first = f"__first_{entity}_{other}"
         order = Window.partitionBy(key, _key(other)).orderBy("at", "row_id")
