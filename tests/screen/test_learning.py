@@ -56,7 +56,8 @@ def test_labels_help(honest: tuple[np.ndarray, np.ndarray, np.ndarray], world: p
     made = screen(blind.filter(pa.array(times < CUT.to_datetime64())), blind.filter(pa.array(times >= CUT.to_datetime64())),
                   Asked(entities=ASKED.entities), QUICK, NOW).table
     unlabelled = average_precision_score(truth, made["score"].to_numpy())
-    assert average_precision_score(truth, score) > unlabelled + 0.2 > 1.5 * truth.mean() + 0.2
+    # most of this world's fraud is at bad terminals and looks like any other payment
+    assert average_precision_score(truth, score) > unlabelled + 0.3 and unlabelled > 1.5 * truth.mean()
     assert expected_calibration_error(probability, truth) < 0.02
 
 

@@ -1,10 +1,10 @@
 """Strangeness without labels: how far out in the tails a row lies, an isolation forest, and the company that it keeps.
 
 The tails see one feature at a time (after ECOD; Li et al., 2022), on the side that is suspicious for its kind: much, often, shared,
-unfamiliar, soon. Their surprise (-log of the share of usual rows as far out) counts as far as the feature has tails beyond a
-normal distribution's: where it has none, its extremes are chance, and where a few rows lie far from all others, something
-made them. Of features that say nearly the same the strongest counts. The forest (Liu et al., 2008) adds what is strange only
-together. A row whose entities' last rows were strange is more so.
+unfamiliar, soon. Their surprise is -log of the share of usual rows as far out, and counts the more the further the row lies beyond
+where a normal distribution would have that share: the ends of an ordinary distribution are chance, and where a few rows lie far from
+all others, something made them. Of features that say nearly the same the strongest counts. The forest (Liu et al., 2008) adds what
+is strange only together. A row whose entities' last rows were strange is more so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from nightmarket.screen.forest import Forest, fit_forest
 from nightmarket.screen.table import Rows
 
 _SAMPLE = 50_000
-_NORMAL = 3.09 / 1.645
-"""(99.9th percentile - median) / (95th - median) of a normal distribution."""
-_STRONG = 8.0
-"""Surprise of one row in 3,000: from here on a row taints its entities' later ones."""
+_PLAIN = 0.5
+"""What surprise counts where a tail is no further out than a normal distribution's."""
+_STRONG = 6.0
+"""Surprise from which on a row taints its entities' later ones."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,11 @@ class Strangeness:
     groups: np.ndarray
     """Which features say nearly the same."""
     weights: np.ndarray
-    """(f, 2) of the upper and the lower tail."""
+    """(f,) below 1 where an entity has no habit to be far from."""
+    logs: np.ndarray
+    """(f,) bool: the logarithm is nearer to a normal distribution."""
+    scales: np.ndarray
+    """(f, 3) median, and width of the upper and the lower side."""
     forest: Forest | None
     ladder: np.ndarray
     """(q, f) quantiles of what is usual."""
@@ -46,9 +50,11 @@ class Strangeness:
         found = np.zeros((len(X), len(self.columns)), np.float32)
         for k, f in enumerate(self.columns):
             values = X[:, f].astype(np.float64)
-            upper = _surprise(values, self.ladder[:, k], self.levels) * self.weights[k, 0] if self.sides[k] >= 0 else 0.0
-            lower = _surprise(-values, -self.ladder[::-1, k], 1 - self.levels[::-1]) * self.weights[k, 1] if self.sides[k] <= 0 else 0.0
-            found[:, k] = np.where(np.isfinite(values), np.maximum(upper, lower), 0)
+            plain = _shape(values, bool(self.logs[k]))
+            middle, above, below = self.scales[k]
+            upper = _surprise(values, self.ladder[:, k], self.levels, (plain - middle) / above) if self.sides[k] >= 0 else 0.0
+            lower = _surprise(-values, -self.ladder[::-1, k], 1 - self.levels[::-1], (middle - plain) / below) if self.sides[k] <= 0 else 0.0
+            found[:, k] = np.where(np.isfinite(values), np.maximum(upper, lower), 0) * self.weights[k]
         return found
 
     def alone(self, X: np.ndarray) -> np.ndarray:
@@ -71,16 +77,23 @@ class Strangeness:
         return found
 
 
-def _surprise(values: np.ndarray, ladder: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """-log of the share of usual rows at or above each value; beyond the largest it goes on with the log of the distance."""
+def _surprise(values: np.ndarray, ladder: np.ndarray, levels: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """-log of the share of usual rows at or above each value, times how much further out it is (`far`, in standard deviations of the
+    middle of the distribution) than a normal distribution is at that share.
+    """
+    from scipy.special import ndtri
+
     least = 1 - levels[-2]
     share = 1 - np.interp(values, ladder, levels, left=0.0)
     # a value that many rows share lies where the first of them lies
     share = np.maximum(np.where(values <= ladder[0], 1.0, share), least)
-    middle = ladder[len(ladder) // 4]
-    width = max(float(ladder[-1] - middle), 1e-9)
-    beyond = np.log1p(np.maximum(values - ladder[-1], 0) / width)
-    return np.asarray(-np.log(share) + beyond)
+    expected = np.maximum(-ndtri(np.minimum(share, 0.4)), 0.25)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(-np.log(share) * (_PLAIN + np.log(np.maximum(far / expected, 1.0))))
+
+
+def _shape(values: np.ndarray, log: bool) -> np.ndarray:
+    return np.sign(values) * np.log1p(np.abs(values)) if log else values
 
 
 def in_company(rows: Rows, recipe: Recipe, alone: np.ndarray) -> np.ndarray:
@@ -104,26 +117,42 @@ def fit(names: Sequence[str], X: np.ndarray, past: np.ndarray, seed: int) -> Str
     step = 1 / max(len(take), 20)
     fine = np.geomspace(step, 0.09, 40)
     levels = np.unique(np.concatenate([[0.0], fine, np.linspace(0.1, 0.9, 9), 1 - fine, [1.0]]))
-    ladder, weights = np.zeros((len(levels), len(chosen))), np.zeros((len(chosen), 2))
+    ladder, weights = np.zeros((len(levels), len(chosen))), np.zeros(len(chosen))
+    logs, scales = np.zeros(len(chosen), bool), np.ones((len(chosen), 3))
     sides = np.array([_side(names[f]) or 0 for f in chosen])
     for k in range(len(chosen)):
         known = A[np.isfinite(A[:, k]), k]
         if len(known) >= 2 and known.min() < known.max():
             ladder[:, k] = np.maximum.accumulate(np.quantile(known, levels))
-            weights[k] = np.array([_heaviness(known), _heaviness(-known)]) * _habit(names, chosen[k], X, take)
+            logs[k] = _skew(_shape(known, True)) < _skew(known)
+            scales[k] = _scales(_shape(known, bool(logs[k])))
+            weights[k] = _habit(names, chosen[k], X, take)
     families = [features.family(names[f]) for f in chosen]
     order = {f: i for i, f in enumerate(dict.fromkeys(families))}
     groups = np.array([order[f] for f in families], np.int64)
     forest = fit_forest(A.astype(np.float32), seed) if len(chosen) else None
-    return Strangeness(chosen, sides, groups, weights, forest, ladder, levels)
+    return Strangeness(chosen, sides, groups, weights, logs, scales, forest, ladder, levels)
 
 
-def _heaviness(values: np.ndarray) -> float:
-    """Weight in [0.3, 1] of a feature's upper tail: 1 where it reaches half as far again as a normal distribution's."""
-    middle, high, top = np.quantile(values, [0.5, 0.95, 0.999])
-    if high <= middle:
-        return 1.0 if top > middle else 0.3
-    return float(np.clip(((top - middle) / (high - middle) / _NORMAL - 1) * 2, 0.3, 1.0))
+def _skew(values: np.ndarray) -> float:
+    """How unlike the two sides of the middle half are; infinite where one of them has no width."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return float(abs(np.log((high - middle) / (middle - low)))) if high > middle > low else float("inf")
+
+
+def _scales(values: np.ndarray) -> tuple[float, float, float]:
+    """Median, and for either side a standard deviation as the innermost quantile that lies apart from the median tells it."""
+    middle = float(np.median(values))
+    found = [middle]
+    for side in (values - middle, middle - values):
+        width = 1e-9
+        for level, deviations in ((0.75, 0.674), (0.9, 1.282), (0.95, 1.645), (0.99, 2.326), (0.999, 3.09), (1.0, 3.5)):
+            reach = float(np.quantile(side, level))
+            if reach > 1e-12:
+                width = reach / deviations
+                break
+        found.append(width)
+    return found[0], found[1], found[2]
 
 
 def _habit(names: Sequence[str], f: int, X: np.ndarray, take: np.ndarray) -> float:

@@ -114,8 +114,14 @@ def _fixed(column: Column, scale: Fixed) -> Column:
     from pyspark.sql import functions as F
 
     top = 2.0**scale.bits
-    # least and greatest leave nulls out: what is not known would count as the largest of all
-    return F.when(column.isNotNull(), F.rint(F.greatest(F.least(column, F.lit(top)), F.lit(-top)) / scale.step).cast("long"))
+    return F.when(column.isNotNull(), F.rint(_within(column, top) / scale.step).cast("long"))
+
+
+def _within(column: Column, top: float) -> Column:
+    """A known value held within ±top; `least` and `greatest` pass over nulls, so the caller keeps those apart."""
+    from pyspark.sql import functions as F
+
+    return F.greatest(F.least(column, F.lit(top)), F.lit(-top))
 
 
 def _amounts(frame: DataFrame, entity: str, number: str, scale: Fixed, made: dict[str, Column]) -> DataFrame:
@@ -125,8 +131,8 @@ def _amounts(frame: DataFrame, entity: str, number: str, scale: Fixed, made: dic
     own, square, ordinary = (f"__{kind}_{entity}_{number}" for kind in ("own", "square", "ordinary"))
     unit = 2.0 ** (scale.bits - 10)
     value = _known(F.col(f"`{number}`"))
-    size = F.when(value.isNotNull(), F.greatest(F.least(value / unit, F.lit(1024.0)), F.lit(-1024.0)))
-    frame = frame.withColumn(own, _fixed(value, scale)).withColumn(square, F.rint(size * size * 2**16).cast("long"))
+    size = _within(value / unit, 1024.0)
+    frame = frame.withColumn(own, _fixed(value, scale)).withColumn(square, F.when(value.isNotNull(), F.rint(size * size * 2**16).cast("long")))
 
     def totals(label: str, column: str, chosen: Column | None = None) -> tuple[Column, Column]:
         """(sum, count) of a long column over a window, the rows `chosen` only."""
