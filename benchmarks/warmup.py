@@ -2,7 +2,7 @@
 
   value     learnt on the first half of the randomly shown log, judged on the second by IPS and SNIPS
   replay    learning while it goes through the random log, over shuffles of it
-  regret    a shop whose items are clicked as often as in the log: cumulative regret under the exposure bound
+  regret    a shop whose items are clicked as often as in the log: cumulative regret simulated from those rates, with one context and no exposure bound
   questions how well few answers tell a newcomer's taste: the most informative items against popular and random ones
 
   python benchmarks/warmup.py
