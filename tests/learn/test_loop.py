@@ -115,6 +115,12 @@ def test_stops_when_validation_gets_no_better_and_keeps_the_best(tmp_path: Path)
     assert kept == pytest.approx(losses[best], rel=0.05)
 
 
+def test_a_task_may_judge_validation_in_its_own_way(tmp_path: Path) -> None:
+    made = trainer()
+    made.task.valid_losses = lambda model, batch: batch["y"] * 0.0 + 2.5
+    assert made.evaluate(data(tmp_path)) == pytest.approx(2.5)
+
+
 def test_a_loss_that_is_no_number_raises_with_step_and_remedy(tmp_path: Path) -> None:
     from nightmarket.learn.loop import Diverged
 

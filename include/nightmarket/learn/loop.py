@@ -43,7 +43,10 @@ class Task(Protocol):
         """The keras.Model, built. Called under the strategy and the dtype policy."""
 
     def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
-        """(batch,) float32 loss of each example, unweighted. `step` is the global step, for seeded sampling."""
+        """(batch,) float32 loss of each example, unweighted. `step` is the global step, for seeded sampling.
+
+        A task whose network behaves otherwise while it learns (dropout) also has `valid_losses(model, batch)`, for validation.
+        """
 
 
 @dataclass(frozen=True)
@@ -291,7 +294,9 @@ class Trainer:
         tf, strategy = self.tf, self.placement.strategy
 
         def one(part: dict[str, Any]) -> Any:
-            each = tf.cast(self.task.losses(self.model, part, tf.constant(0, tf.int64)), tf.float32)
+            judged = getattr(self.task, "valid_losses", None)
+            found = judged(self.model, part) if judged is not None else self.task.losses(self.model, part, tf.constant(0, tf.int64))
+            each = tf.cast(found, tf.float32)
             return tf.reduce_sum(each * part[WEIGHT])
 
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(one, args=(batch,)), axis=None)

@@ -212,8 +212,14 @@ class Together:
         return build(self.encoder, self.targets, self.shape)
 
     def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
+        return self._losses(model, batch, training=True)
+
+    def valid_losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        return self._losses(model, batch, training=False)
+
+    def _losses(self, model: Any, batch: dict[str, Any], training: bool) -> Any:
         tf = tensorflow()
-        logits = tf.cast(model({f.name: batch[f.name] for f in self.encoder.fields()}, training=True), tf.float32)
+        logits = tf.cast(model({f.name: batch[f.name] for f in self.encoder.fields()}, training=training), tf.float32)
         each = task_losses(tf, logits, batch["labels"], batch["labelled"], self.targets)
         if len(self.targets) == 1:
             return each[0]

@@ -178,8 +178,14 @@ class Taught:
         return self.student.build()
 
     def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
+        return self._losses(model, batch, training=True)
+
+    def valid_losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        return self._losses(model, batch, training=False)
+
+    def _losses(self, model: Any, batch: dict[str, Any], training: bool) -> Any:
         tf = tensorflow()
-        logits = tf.cast(model({f.name: batch[f.name] for f in self.student.encoder.fields()}, training=True), tf.float32)
+        logits = tf.cast(model({f.name: batch[f.name] for f in self.student.encoder.fields()}, training=training), tf.float32)
         own = tf.add_n(task_losses(tf, logits, batch["labels"], batch["labelled"], self.student.targets))
         return (1.0 - self.share) * own + self.share * distance(tf, logits, batch["teacher"], self.student.targets, self.temperature)
 
