@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from nightmarket.contracts import EVALUATION, EVENTS, QUALITY, RAW_EVENTS, RECOMMENDATIONS
 from nightmarket.lake import Lake, Manifest
 from nightmarket.orchestration.timetable import NightTimetable
+from nightmarket.quality.report import verdicts
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings, load_shop
 
@@ -37,12 +38,13 @@ def page() -> str:
     lake = Lake(settings.places.lake)
     known = sorted({*lake.dates(QUALITY), *lake.dates(RAW_EVENTS)[-SHOWN:]}, reverse=True)[:SHOWN]
     ledger = settings.places.mlflow / "ledger.db"
+    said = verdicts(lake, sorted(known)) if known else {}  # those of a first load were judged with its last night
     published = lake.dates(RECOMMENDATIONS)
     return _PAGES.get_template("nights.html.j2").render(
         shop=settings.shop.title or settings.shop.shop,
         champion=Ledger(ledger).newest(settings.shop.model.name, "champion") if ledger.exists() else None,
         serving=published[-1] if published else None,
-        nights=[_night(settings, lake, night) for night in known],
+        nights=[_night(settings, lake, night, said.get(night)) for night in known],
         docs=(settings.places.reports / "data_docs" / "index.html").exists(),
         mails=(settings.places.mailbox / "index.html").exists(),
     )
@@ -61,14 +63,14 @@ def file(area: str, path: str) -> FileResponse:
     return FileResponse(wanted, headers=_SANDBOX)
 
 
-def _night(settings: Settings, lake: Lake, night: date) -> dict[str, object]:
+def _night(settings: Settings, lake: Lake, night: date, verdict: str | None) -> dict[str, object]:
     """What one line of the page shows; only manifests are read."""
     judged, raw, clean = (lake.manifest(d, night) for d in (QUALITY, RAW_EVENTS, EVENTS))
     served, evaluated = lake.manifest(RECOMMENDATIONS, night), lake.manifest(EVALUATION, night)
     reports = settings.places.reports
     return {
         "date": night,
-        "verdict": judged.notes["verdict"] if judged else "not judged",
+        "verdict": verdict or "not judged",
         "checks": judged.rows_out if judged else None,
         "delivered": raw.rows_in if raw else None,
         "clean": clean.rows_out if clean else None,
