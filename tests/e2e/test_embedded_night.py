@@ -137,13 +137,13 @@ def test_a_poisoned_delivery_stops_at_the_gate(embedded_night: Embedded, night: 
     since = datetime.now(timezone.utc).isoformat()
     run_id = embedded_night.client.trigger(INGESTION, tomorrow.isoformat(), {}, "a test")
     _until(lambda: embedded_night.states(INGESTION, run_id).get("deliver") in ("running", "success"))
-    embedded_night.client.patch("/pools/spark?update_mask=slots", {"slots": 0})  # nobody takes in what is being damaged
+    _slots(embedded_night, 0)  # nobody takes in what is being damaged
     try:
         _until(lambda: embedded_night.states(INGESTION, run_id)["deliver"] == "success")
         lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
         file.write_bytes(gzip.compress(lines[0] + b"".join(lines[1::40])))
     finally:
-        embedded_night.client.patch("/pools/spark?update_mask=slots", {"slots": 1})
+        _slots(embedded_night, 1)
     state = embedded_night.ends(INGESTION, run_id, 600)
     states = embedded_night.states(INGESTION, run_id)
     assert state == "failed"
@@ -155,6 +155,10 @@ def test_a_poisoned_delivery_stops_at_the_gate(embedded_night: Embedded, night: 
     assert Ledger(settings.places.mlflow / "ledger.db").history(settings.shop.model.name) == ledger
     assert lake.manifest(RECOMMENDATIONS, night.date) == serving and tomorrow not in lake.dates(RECOMMENDATIONS)
     assert any(tomorrow.isoformat().encode() in m.read_bytes() for m in settings.places.mailbox.glob("*.eml"))
+
+
+def _slots(embedded: Embedded, slots: int) -> None:
+    embedded.client.patch("/pools/spark?update_mask=slots", {"pool": "spark", "slots": slots, "include_deferred": False})
 
 
 def _until(holds: Callable[[], bool], seconds: float = 120) -> None:
