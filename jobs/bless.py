@@ -1,9 +1,9 @@
 """Decide whether the night's challenger may serve, and move the aliases.
 
-Needs `jobs.register` of the night. Gathers the evidence (the data gate's verdict, the evaluation on the frozen holdout with paired
+Needs `jobs.register` of the night for the same kind of model (`--model`, default: recommender). Gathers the evidence (the data gate's verdict, the evaluation on the frozen holdout with paired
 intervals, the fresh-process verification, who serves), applies the truth table of `nightmarket.evaluate.blessing`, writes the
 decision into the ledger with its evidence, lets MLflow's aliases follow, and leaves decision.json, decision.md and the model card
-under <root>/reports/models/<run date>/. A version that was decided about stays decided (unless --force, or a person approves).
+under <root>/reports/models/<run date>/<model name>/. A version that was decided about stays decided (unless --force, or a person approves).
 
 A challenger trained on older data than the champion is never promoted by itself: `--approve NAME --reason TEXT` lifts that one
 condition, and the ledger keeps name and reason.
@@ -21,11 +21,13 @@ from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from jobs.register import judged, kind_argument
 from nightmarket import command
 from nightmarket import log as logs
 from nightmarket.command import Night, Refused, UsageError
 from nightmarket.contracts import QUALITY
 from nightmarket.lake import Manifest, write_atomically
+from nightmarket.registry import kinds
 
 if TYPE_CHECKING:
     from nightmarket.evaluate.blessing import Approval, Decision, Evidence, Measured
@@ -35,27 +37,29 @@ log = logs.logger("bless")
 
 
 def extend(parser: argparse.ArgumentParser) -> None:
+    kind_argument(parser)
     parser.add_argument("--approve", metavar="NAME", help="a person takes it upon them to promote older data's model")
     parser.add_argument("--reason", metavar="TEXT", help="why, for the ledger")
 
 
 def run(night: Night) -> list[Manifest]:
     """Publishes no dataset. Raises Refused where nothing serves afterwards, or evidence is missing."""
-    from jobs.register import judged
     from nightmarket.evaluate.blessing import decide
-    from nightmarket.recommend import candidate as candidates
+    from nightmarket.registry import candidate as candidates
     from nightmarket.registry.client import Registry, weights_digest
 
     approval = _approval(night.args)
-    settings, rules = night.settings, night.settings.shop.blessing
-    candidate = candidates.require(settings, night.run_date)
-    folder = candidates.folder_of(settings, night.run_date)
-    evaluation = judged(night, candidate, folder)
-    registry = Registry(settings)
+    settings, kind = night.settings, kinds.kind(night.args.model)
+    rules = kind.blessing(settings.shop)
+    candidate = candidates.require(settings, night.run_date, kind)
+    folder = candidates.folder_of(settings, night.run_date, kind)
+    evaluation = judged(night, candidate, folder, kind)
+    registry = Registry(settings, kind)
     registry.sync()
     version = registry.find(candidate.recipe, weights_digest(folder / "model"))
     if version is None:
-        raise Refused(f"the candidate of {night.run_date} is not registered; run `python -m jobs.register --run-date {night.run_date}` first")
+        raise Refused(f"the candidate of {night.run_date} is not registered; run "
+                      f"`python -m jobs.register --model {kind.id} --run-date {night.run_date}` first")
     champion = registry.ledger.current(registry.model, "champion")
     decided = registry.ledger.decision(registry.model, version)
     if (decided is not None and not (night.force or approval)) or version == champion:
@@ -94,7 +98,7 @@ def _evidence(night: Night, registry: Registry, version: str, evaluation: Mappin
     from nightmarket.evaluate.blessing import Evidence, Slice
     from nightmarket.registry.client import Verification
 
-    metric = night.settings.shop.blessing.metric
+    metric = registry.kind.blessing(night.settings.shop).metric
     models, differences = evaluation["models"], evaluation["differences"]
     challenger = models["challenger"]["slices"]
     serving = registry.ledger.newest(registry.model, "champion")
@@ -103,7 +107,7 @@ def _evidence(night: Night, registry: Registry, version: str, evaluation: Mappin
     if judged_against != champion:
         raise Refused(
             f"the challenger of {night.run_date} was judged against champion {judged_against or 'none'}, but {champion or 'none'} serves; "
-            f"run `python -m jobs.evaluate --run-date {night.run_date} --force` and decide again"
+            f"run `python -m jobs.{registry.kind.evaluate} --run-date {night.run_date} --force` and decide again"
         )
     verdict = night.lake.manifest(QUALITY, night.run_date)
     verification = Verification.from_tag(registry.version(version).tags.get("verification"))
@@ -167,16 +171,16 @@ def _move(night: Night, registry: Registry, decision: Decision, of_its_night: De
 def _report(night: Night, registry: Registry, evidence: Mapping[str, Any], head: str) -> None:
     """The decision as a tag of the version, and for people to read. The ledger's hash is noted outside it, so that a ledger cut
     short is found."""
-    from nightmarket.recommend import candidate as candidates
-    from nightmarket.registry.card import card, table
+    from nightmarket.evaluate.markdown import table
+    from nightmarket.registry import candidate as candidates
 
-    decision, shop = evidence["decision"], night.settings.shop
+    decision, shop, kind = evidence["decision"], night.settings.shop, registry.kind
     registry.tag(decision["challenger"], "decision", json.dumps({k: decision[k] for k in ("outcome", "champion", "why")}))
-    folder = night.settings.places.reports / "models" / night.run_date.isoformat()
+    folder = candidates.report_of(night.settings, night.run_date, kind)
     if (folder / "decision.json").is_file() and json.loads((folder / "decision.json").read_text())["decision"] == decision:
         return
-    candidate = candidates.require(night.settings, night.run_date)
-    evaluation = json.loads((candidates.folder_of(night.settings, night.run_date) / "evaluation" / "evaluation.json").read_text())
+    candidate = candidates.require(night.settings, night.run_date, kind)
+    evaluation = json.loads((candidates.folder_of(night.settings, night.run_date, kind) / "evaluation" / "evaluation.json").read_text())
     serving = {"promoted": f"version {decision['challenger']} serves now", "kept": f"champion {decision['champion']} goes on serving",
                "refused": "nothing serves"}[decision["outcome"]]
     lines = [
@@ -188,7 +192,7 @@ def _report(night: Night, registry: Registry, evidence: Mapping[str, Any], head:
         *(f"- {c['text']}" for c in decision["checks"] if not c["passed"]), "",
         f"Ledger: {registry.ledger.path.name}, last row `{head}`.", "",
     ]
-    write_atomically(folder / "model_card.md", card(shop.title or shop.shop, candidate, evaluation, shop.blessing.metric))
+    write_atomically(folder / "model_card.md", kind.load(kind.card)(shop.title or shop.shop, candidate, evaluation, kind.blessing(shop).metric))
     write_atomically(folder / "decision.md", "\n".join(lines))
     write_atomically(folder / "decision.json", json.dumps(
         {**evidence, "run_date": night.run_date.isoformat(), "model": registry.model, "ledger_head": head},

@@ -22,8 +22,8 @@ from nightmarket.lake import Input, Manifest, code_version, newest_arrow
 from nightmarket.quality.verdict import passed_nights
 
 if TYPE_CHECKING:
-    from nightmarket.recommend.candidate import Candidate
     from nightmarket.recommend.model import Recommender
+    from nightmarket.registry.candidate import Candidate
     from nightmarket.registry.client import RegisteredModel
 
 log = logs.logger("evaluate")
@@ -32,7 +32,7 @@ SECTIONS = ("model", "time_zone", "blessing")
 
 def run(night: Night) -> list[Manifest]:
     """Publishes gold.evaluation of the night. Raises Refused where there is no candidate, or it is of other data than the night's."""
-    from nightmarket.recommend import candidate as candidates
+    from nightmarket.registry import candidate as candidates
     from nightmarket.registry.client import Registry
 
     settings = night.settings
@@ -67,9 +67,9 @@ def _judge(
 
     from nightmarket.evaluate.judge import CHALLENGER, CHAMPION, judge
     from nightmarket.evaluate.protocol import Holdout, Trial
-    from nightmarket.recommend import candidate as candidates
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender
+    from nightmarket.registry import candidate as candidates
 
     started = time.monotonic()
     settings, shop = night.settings, night.settings.shop

@@ -38,7 +38,7 @@ def inputs(night: Night) -> tuple[Input, ...]:
 
 def run(night: Night) -> list[Manifest]:
     """Leaves the candidate of the night. Publishes no dataset."""
-    from nightmarket.recommend import candidate as candidates
+    from nightmarket.registry import candidate as candidates
 
     settings, shop = night.settings, night.settings.shop.model
     read = inputs(night)
@@ -58,9 +58,9 @@ def run(night: Night) -> list[Manifest]:
 
 def _train(night: Night, read: tuple[Input, ...], asked: str) -> None:
     from nightmarket.evaluate.protocol import Holdout, Trial
-    from nightmarket.recommend import candidate as candidates
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender, TooLittle
+    from nightmarket.registry import candidate as candidates
 
     started = time.monotonic()
     settings, shop = night.settings, night.settings.shop.model

@@ -18,6 +18,7 @@ from nightmarket.contracts import EVALUATION, EVENTS, QUALITY, RAW_EVENTS, RECOM
 from nightmarket.lake import Lake, Manifest
 from nightmarket.orchestration.timetable import NightTimetable
 from nightmarket.quality.report import verdicts
+from nightmarket.registry import candidate as candidates
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings, load_shop
 
@@ -79,7 +80,7 @@ def _night(settings: Settings, lake: Lake, night: date, verdict: str | None) -> 
         "version": served.notes.get("model_version") if served else None,
         "evaluated": evaluated is not None,
         "report": _link(reports, reports / "quality" / night.isoformat() / "index.html"),
-        "decision": _link(reports, reports / "models" / night.isoformat() / "decision.md"),
+        "decision": _link(reports, candidates.report_of(settings, night) / "decision.md"),
     }
 
 

@@ -18,7 +18,7 @@ from nightmarket.contracts import EVALUATION, ITEMS, RECOMMENDATIONS
 from nightmarket.lake import Lake
 from nightmarket.quality import letter
 from nightmarket.quality.outbox import Outbox
-from nightmarket.recommend.candidate import folder_of
+from nightmarket.registry.candidate import folder_of
 from nightmarket.shop import Settings
 
 FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 2)
@@ -52,7 +52,7 @@ def judge(settings: Settings, night: date, outcome: str, challenger: str) -> Non
     plots = folder_of(settings, night) / "evaluation" / "plots"
     plots.mkdir(parents=True)
     (plots / "models.png").write_bytes(PNG)
-    folder = settings.places.reports / "models" / night.isoformat()
+    folder = settings.places.reports / "models" / night.isoformat() / "recommender"
     folder.mkdir(parents=True)
     (folder / "decision.json").write_text(json.dumps({"decision": {"outcome": outcome, "challenger": challenger, "why": "as tested"}}))
     (folder / "decision.md").write_text("# why")
@@ -123,7 +123,7 @@ def test_the_files_stand_beside_the_decision_and_the_mail_is_queued_once(shop: S
     judge(shop, FIRST, "promoted", "3")
     assert run(shop, FIRST) == run(shop, FIRST) == 0
     assert len(waiting(shop)) == 1
-    folder = shop.places.reports / "models" / str(FIRST)
+    folder = shop.places.reports / "models" / str(FIRST) / "recommender"
     assert (folder / "recommendations-0.png").read_bytes() == PNG
     page = (folder / "recommendations.html").read_text()
     assert 'src="recommendations-0.png"' in page and (folder / "decision.md").as_uri() in page

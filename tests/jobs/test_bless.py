@@ -49,7 +49,7 @@ class Shop:
         return Ledger(self.settings.places.mlflow / "ledger.db")
 
     def report(self, n: int) -> Path:
-        return self.settings.places.reports / "models" / D(n).isoformat()
+        return self.settings.places.reports / "models" / D(n).isoformat() / "recommender"
 
     def _argv(self, n: int, *more: str) -> list[str]:
         return ["--shop", str(self.settings.file), "--run-date", str(D(n)), *more]

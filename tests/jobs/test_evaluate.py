@@ -12,8 +12,8 @@ import pytest
 from jobs import evaluate, train
 from nightmarket.contracts import EVALUATION, FEATURES
 from nightmarket.lake import Lake
-from nightmarket.recommend.candidate import folder_of
 from nightmarket.recommend.histories import PURCHASE, Histories, seconds
+from nightmarket.registry.candidate import folder_of
 from nightmarket.shop import Settings
 from tests.jobs.learning import NIGHT, argv, put, shop
 from tests.recommend.synthetic import moment

@@ -17,7 +17,7 @@ import pytest
 from jobs import train
 from nightmarket.contracts import FEATURES, ITEMS
 from nightmarket.lake import Lake
-from nightmarket.recommend.candidate import Candidate, folder_of
+from nightmarket.registry.candidate import Candidate, folder_of
 from nightmarket.shop import Settings, child_environment
 from tests.jobs.learning import NIGHT, argv, put, shop
 from tests.recommend import synthetic

@@ -49,6 +49,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def submission(tmp_path: Path, stand_in: ModuleType) -> Callable[..., Submission]:
     """Makes a candidate of the stand-in: `submission(recipe="r1", bias=0.0, fault="", run_date=NIGHT)`."""
+    from dataclasses import replace
+
+    from nightmarket.recommend.package import submission as packaged
     from nightmarket.recommend.served import Question, Snapshot, answers
 
     def make(recipe: str = "r1", bias: float = 0.0, fault: str = "", run_date: date = NIGHT, **more: Any) -> Submission:
@@ -57,7 +60,8 @@ def submission(tmp_path: Path, stand_in: ModuleType) -> Callable[..., Submission
         recommender.save(folder)
         snapshot = Snapshot(histories(), AS_OF)
         questions = [Question("u1", k=3), Question("nobody", "FR", k=3), Question(k=3), Question("u1", item_ids=("d", "d"), k=3)]
-        return Submission(run_date, recipe, folder, snapshot, questions, answers(recommender, snapshot, questions), **more)
+        made = packaged(run_date, recipe, folder, snapshot, questions, answers(recommender, snapshot, questions))
+        return replace(made, **more)
 
     return make
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from nightmarket.contracts import EVALUATION, FEATURES, ITEMS, QUALITY
 from nightmarket.lake import Lake
-from nightmarket.recommend.candidate import Candidate, folder_of
+from nightmarket.registry.candidate import Candidate, folder_of
 from nightmarket.shop import Settings
 from tests.registry.conftest import history
 

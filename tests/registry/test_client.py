@@ -160,16 +160,16 @@ RIGHT = {"item_ids": ["a", "b"], "scores": [2.0, 1.0], "reasons": ["popular", "p
     [
         ([RIGHT], ""),
         ([{**RIGHT, "scores": [2.0 + 9e-6, 1.0]}], ""),
-        ([{**RIGHT, "scores": [2.0, 1.001]}], "question 0: a score differs by 0.001, more than 1e-05"),
-        ([{**RIGHT, "scores": [2.0, float("nan")]}], "question 0: a score differs by nan, more than 1e-05"),
-        ([{**RIGHT, "item_ids": ["b", "a"]}], "question 0: other items than the training side answered"),
-        ([{**RIGHT, "source": "everyone"}], "question 0: answered for everyone instead of user"),
-        ([], "0 answers to 1 questions"),
+        ([{**RIGHT, "scores": [2.0, 1.001]}], "answer 0: scores differ by 0.001, more than 1e-05"),
+        ([{**RIGHT, "scores": [2.0, float("nan")]}], "answer 0: scores differ by nan, more than 1e-05"),
+        ([{**RIGHT, "item_ids": ["b", "a"]}], "answer 0: other item_ids than the training side's"),
+        ([{**RIGHT, "source": "everyone"}], "answer 0: other source than the training side's"),
+        ([], "0 answers where the training side gave 1"),
     ],
 )
 def test_fresh_answers_are_compared(tmp_path: Path, fresh: list[dict[str, Any]], difference: str) -> None:
     (tmp_path / "artifacts").mkdir()
-    (tmp_path / "artifacts" / "verification.json").write_text(json.dumps({"questions": [], "answers": [RIGHT]}))
+    (tmp_path / "artifacts" / "answers.json").write_text(json.dumps([RIGHT]))
     (tmp_path / "answer.json").write_text(json.dumps(fresh))
     assert _compare(tmp_path, tmp_path / "answer.json") == difference
 
@@ -177,9 +177,9 @@ def test_fresh_answers_are_compared(tmp_path: Path, fresh: list[dict[str, Any]],
 def test_no_items_at_all_is_no_answer(tmp_path: Path) -> None:
     nothing = [{"item_ids": [], "scores": [], "reasons": [], "source": "everyone"}]
     (tmp_path / "artifacts").mkdir()
-    (tmp_path / "artifacts" / "verification.json").write_text(json.dumps({"questions": [], "answers": nothing}))
+    (tmp_path / "artifacts" / "answers.json").write_text(json.dumps(nothing))
     (tmp_path / "answer.json").write_text(json.dumps(nothing))
-    assert _compare(tmp_path, tmp_path / "answer.json") == "question 0: no items at all"
+    assert _compare(tmp_path, tmp_path / "answer.json") == "answer 0: item_ids is empty"
 
 
 def test_an_unknown_version_names_the_registry(registry: Registry, submission: Callable[..., Submission]) -> None:

@@ -10,7 +10,7 @@ from nightmarket.contracts import EVALUATION, ITEMS, RECOMMENDATIONS
 from nightmarket.lake import Lake, Manifest, newest_arrow
 from nightmarket.quality.letter import Letter, Picture, Section, Table, Tone
 from nightmarket.quality.verdict import passed_nights
-from nightmarket.recommend import candidate as candidates
+from nightmarket.registry import candidate as candidates
 from nightmarket.shop import Language, Settings
 
 SHOWN = 10
@@ -70,7 +70,7 @@ def announcement(settings: Settings, lake: Lake, night: date) -> Letter:
     words = _TEXTS[language]
     shop, model = settings.shop.title or settings.shop.shop, settings.shop.model.name
     version = str(made.notes["model_version"])
-    folder = settings.places.reports / "models" / night.isoformat()
+    folder = candidates.report_of(settings, night)
     decision = _decision(folder)
     tone: Tone = "good"
     lead = [words["lead"].format(**made.notes, model=model, version=version, trained=made.notes["trained_on"])]

@@ -153,7 +153,7 @@ class Served(PythonModel):
     def load_context(self, context: Any) -> None:
         from nightmarket.recommend.model import Recommender
 
-        self._recommender = Recommender.load(Path(context.artifacts["recommender"]))
+        self._recommender = Recommender.load(Path(context.artifacts["saved"]))
         self._snapshot = Snapshot.load(Path(context.artifacts["snapshot"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -27,18 +27,24 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from nightmarket import log as logs
+from nightmarket.registry.kinds import RECOMMENDER
 from nightmarket.registry.ledger import ALIASES, Ledger
 from nightmarket.shop import Settings, child_environment, set_environment
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import ModelSignature
     from mlflow.tracking import MlflowClient
 
-    from nightmarket.recommend.served import Question, Snapshot
+    from nightmarket.registry.kinds import Kind
 
 log = logs.logger("registry")
 
 SCORE_TOLERANCE = 1e-5
-"""Largest difference of a score between the process that registered a model and a fresh one."""
+"""Largest difference of a number between the process that registered a model and a fresh one; of its size where that is over 1."""
+SAVED = "saved"
+"""Artifact of a logged model: the folder that the trained model saved."""
+_ANSWERS = "answers.json"
 _LIBRARIES = ("mlflow", "tensorflow", "keras", "numpy", "scipy", "pandas", "pyarrow")
 """What a loaded model imports; pinned in it to the versions it was trained with."""
 
@@ -49,7 +55,7 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """One version. `folder` is the saved Recommender, on this machine."""
+    """One version. `folder` is what the trained model saved, on this machine."""
 
     name: str
     version: str
@@ -60,7 +66,7 @@ class RegisteredModel:
 
     @property
     def folder(self) -> Path:
-        return self.model_folder / "artifacts" / "recommender"
+        return self.model_folder / "artifacts" / SAVED
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,17 @@ class Submission:
 
     run_date: date
     recipe: str
-    recommender: Path
-    """Folder that `Recommender.save` made."""
-    snapshot: Snapshot
-    questions: Sequence[Question]
+    saved: Path
+    """Folder that the trained model saved."""
+    served: Path
+    """Python file that defines the pyfunc (MLflow's models from code); it finds `saved` and `artifacts` in its context."""
+    signature: ModelSignature
+    example: pd.DataFrame
     """The input example, answered again by a fresh process."""
     answers: Sequence[Mapping[str, Any]]
-    """What this process's model answered to `questions`."""
+    """What this process's model answered: one a row of the answer, numbers, texts and lists of them."""
+    artifacts: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+    """Name to a function that writes it at a path: what the pyfunc needs beside `saved`."""
     params: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -102,11 +112,12 @@ class Verification:
 
 
 class Registry:
-    """Versions of one shop's model. Raises RegistryError, within seconds, where MLflow cannot be reached."""
+    """Versions of one shop's model of a kind. Raises RegistryError, within seconds, where MLflow cannot be reached."""
 
-    def __init__(self, settings: Settings, ledger: Ledger | None = None):
+    def __init__(self, settings: Settings, kind: Kind = RECOMMENDER, ledger: Ledger | None = None):
         self.settings = settings
-        self.model = settings.shop.model.name
+        self.kind = kind
+        self.model = kind.name(settings.shop)
         self.uri = settings.mlflow_uri
         self.ledger = ledger or Ledger(settings.places.mlflow / "ledger.db")
         self._made: MlflowClient | None = None
@@ -175,7 +186,7 @@ class Registry:
         Killed at any moment and called again it ends in the same state: a run without a version is closed as KILLED, a
         version that never was the challenger becomes it.
         """
-        version = self.find(submission.recipe, weights_digest(submission.recommender))
+        version = self.find(submission.recipe, weights_digest(submission.saved))
         if version is None:
             with self._reached() as client:
                 version = self._log(client, submission)
@@ -218,7 +229,7 @@ class Registry:
 
     def verify(self, version: str, timeout_seconds: float = 600) -> Verification:
         """Loads the version in a fresh process that may not unpickle, asks it the input example and compares with what the
-        registering process answered: the same items, scores within SCORE_TOLERANCE. The result is kept as a tag."""
+        registering process answered: the same texts, numbers within SCORE_TOLERANCE. The result is kept as a tag."""
         started = time.monotonic()
         registered = self.version(version)
         with tempfile.TemporaryDirectory(prefix="nightmarket-verify-") as scratch:
@@ -233,7 +244,7 @@ class Registry:
                     f"the fresh process ended with {done.returncode}: {_last_line(done.stderr)}")
             except subprocess.TimeoutExpired:
                 detail = f"the fresh process did not answer within {timeout_seconds:g} s"
-        result = Verification(not detail, detail or "same items, same scores", round(time.monotonic() - started, 1))
+        result = Verification(not detail, detail or "the same answers", round(time.monotonic() - started, 1))
         self.tag(version, "verification", result.to_tag())
         log.info(logs.said("verified", model=self.model, version=version, passed=result.passed, detail=result.detail,
                            seconds=result.seconds))
@@ -246,22 +257,19 @@ class Registry:
         from mlflow.models import Model
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-        from nightmarket.recommend import served
-
         experiment = self._experiment(client)
         for run in client.search_runs([experiment], f"tags.recipe = '{submission.recipe}' and attributes.status = 'RUNNING'"):
             client.set_terminated(run.info.run_id, "KILLED")  # a registration that never ended
         tags = {**submission.tags, "recipe": submission.recipe, "run_date": submission.run_date.isoformat(),
-                "weights": weights_digest(submission.recommender), "shop": self.settings.shop.shop}
+                "weights": weights_digest(submission.saved), "shop": self.settings.shop.shop}
         run = client.create_run(experiment, tags=tags, run_name=f"{self.model} {submission.run_date}")
         run_id = run.info.run_id
         with tempfile.TemporaryDirectory(prefix="nightmarket-register-") as scratch:
             staged = Path(scratch)
-            shutil.copytree(submission.recommender, staged / "recommender")
-            submission.snapshot.save(staged / "snapshot")
-            (staged / "verification.json").write_text(json.dumps(
-                {"questions": [_plain(q) for q in submission.questions], "answers": [dict(a) for a in submission.answers]},
-                ensure_ascii=False, indent=1))
+            shutil.copytree(submission.saved, staged / SAVED)
+            for name, write in submission.artifacts.items():
+                write(staged / name)
+            (staged / _ANSWERS).write_text(json.dumps([dict(a) for a in submission.answers], ensure_ascii=False, indent=1))
             for name, content in submission.documents.items():
                 text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True)
                 client.log_text(run_id, text, name)
@@ -275,10 +283,10 @@ class Registry:
             mlflow.pyfunc.save_model(
                 staged / "model",
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
-                python_model=served.__file__,
-                artifacts={n: str(staged / n) for n in ("recommender", "snapshot", "verification.json")},
-                signature=_signature(),
-                input_example=_frame(submission.questions),
+                python_model=str(submission.served),
+                artifacts={n: str(staged / n) for n in (SAVED, *submission.artifacts, _ANSWERS)},
+                signature=submission.signature,
+                input_example=submission.example,
                 pip_requirements=[f"{name}=={metadata.version(name)}" for name in _LIBRARIES],
                 metadata={"recipe": submission.recipe, "run_date": submission.run_date.isoformat()},
             )
@@ -294,7 +302,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            client.create_registered_model(self.model, description=f"Recommendations of the shop {self.settings.shop.shop}")
+            client.create_registered_model(self.model, description=f"{self.kind.what} of the shop {self.settings.shop.shop}")
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -397,7 +405,7 @@ def prepare(uri: str) -> None:
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of the files of a saved recommender."""
+    """Digest of the files that a trained model saved."""
     seen = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         seen.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -409,52 +417,30 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^\w\-.: /]", "_", name.replace("@", "_at_"))
 
 
-def _signature() -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
-
-    strings = Array(DataType.string)
-    return ModelSignature(
-        inputs=Schema([
-            ColSpec(DataType.string, "user_id", required=False), ColSpec(DataType.string, "country", required=False),
-            ColSpec(strings, "item_ids", required=False), ColSpec(DataType.long, "k", required=False),
-        ]),
-        outputs=Schema([
-            ColSpec(strings, "item_ids"), ColSpec(Array(DataType.double), "scores"), ColSpec(strings, "reasons"),
-            ColSpec(DataType.string, "source"),
-        ]),
-    )
-
-
-def _plain(question: Question) -> dict[str, Any]:
-    return {"user_id": question.user_id, "country": question.country, "item_ids": list(question.item_ids), "k": question.k}
-
-
-def _frame(questions: Sequence[Question]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame([_plain(q) for q in questions])
-
-
 def _compare(model_folder: Path, answer: Path) -> str:
     """Nothing where the fresh answers equal the recorded ones, else the first difference."""
-    wanted = json.loads((model_folder / "artifacts" / "verification.json").read_text())["answers"]
+    wanted = json.loads((model_folder / "artifacts" / _ANSWERS).read_text())
     got = json.loads(answer.read_text())
-    if len(got) != len(wanted):
-        return f"{len(got)} answers to {len(wanted)} questions"
-    for n, (w, g) in enumerate(zip(wanted, got, strict=True)):
-        if w["item_ids"] != g["item_ids"]:
-            return f"question {n}: other items than the training side answered"
-        if not w["item_ids"]:
-            return f"question {n}: no items at all"
-        # a NaN is within no tolerance
-        apart = [d for a, b in zip(w["scores"], g["scores"], strict=True) if not (d := abs(a - b)) <= SCORE_TOLERANCE]
-        if apart:
-            return f"question {n}: a score differs by {apart[0]:.2g}, more than {SCORE_TOLERANCE:g}"
-        if w["source"] != g["source"]:
-            return f"question {n}: answered for {g['source']} instead of {w['source']}"
-    return ""
+    if not wanted or len(got) != len(wanted):
+        return f"{len(got)} answers where the training side gave {len(wanted)}"
+    return next((f"answer {n}: {difference}" for n, (w, g) in enumerate(zip(wanted, got, strict=True))
+                 for name, value in w.items() if (difference := _difference(name, value, g.get(name)))), "")
+
+
+def _difference(name: str, wanted: Any, got: Any) -> str:
+    """What is wrong with one value of an answer; nothing where it is the same."""
+    if isinstance(wanted, list):
+        if not wanted:
+            return f"{name} is empty"
+        if not isinstance(got, list) or len(got) != len(wanted):
+            return f"other {name} than the training side's"
+        return next((d for w, g in zip(wanted, got, strict=True) if (d := _difference(name, w, g))), "")
+    if isinstance(wanted, float):
+        # a NaN is within no tolerance, and no number is none
+        apart = abs(wanted - got) if isinstance(got, (int, float)) else float("nan")
+        within = apart <= SCORE_TOLERANCE * max(1.0, abs(wanted))
+        return "" if within else f"{name} differ by {apart:.2g}, more than {SCORE_TOLERANCE:g}"
+    return "" if wanted == got else f"other {name} than the training side's"
 
 
 def _first_line(text: str) -> str:

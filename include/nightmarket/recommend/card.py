@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from nightmarket.recommend.candidate import Candidate
+from nightmarket.evaluate.markdown import table
+from nightmarket.registry.candidate import Candidate
 
 _METRICS = ("ndcg@10", "recall@20", "mrr", "hit_rate@10", "coverage@20", "novelty@20")
 
@@ -58,15 +59,6 @@ def card(shop: str, candidate: Candidate, evaluation: Mapping[str, Any], metric:
         "",
     ]
     return "\n".join(lines)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A markdown table."""
-    return [_row(header), _row(["---"] * len(header)), *(_row(r) for r in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
 
 
 def _name(name: str, model: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """The candidate folder of a night: what training leaves for evaluation, registration and blessing.
 
     <work>/models/<model name>/<run date>/
-        model/            Recommender.save
-        evaluation/       nightmarket.evaluate.judge, once judged
+        model/            what the trained model saved
+        evaluation/       evaluation.json and pictures, once judged
         candidate.json    written last: recipe, inputs, holdout, account of training
 
 It appears by one rename, so a reader sees a whole candidate or none.
@@ -23,6 +23,7 @@ from typing import Any
 
 from nightmarket.command import Refused
 from nightmarket.lake import Input, write_atomically
+from nightmarket.registry.kinds import RECOMMENDER, Kind
 from nightmarket.shop import Settings
 
 
@@ -63,16 +64,21 @@ class Candidate:
         return Input(f"candidate/{self.name}/{self.run_date}", self.recipe)
 
 
-def folder_of(settings: Settings, run_date: date) -> Path:
-    return settings.places.work / "models" / settings.shop.model.name / run_date.isoformat()
+def folder_of(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> Path:
+    return settings.places.work / "models" / kind.name(settings.shop) / run_date.isoformat()
 
 
-def require(settings: Settings, run_date: date) -> Candidate:
+def report_of(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> Path:
+    """Where people read the decision about the night's candidate, its model card and the letter."""
+    return settings.places.reports / "models" / run_date.isoformat() / kind.name(settings.shop)
+
+
+def require(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> Candidate:
     """The night's candidate. Raises Refused where there is none."""
-    folder = folder_of(settings, run_date)
+    folder = folder_of(settings, run_date, kind)
     found = Candidate.read(folder)
     if found is None:
-        raise Refused(f"no candidate of {run_date} in {folder}; run `python -m jobs.train --run-date {run_date}` first")
+        raise Refused(f"no candidate of {run_date} in {folder}; run `python -m jobs.{kind.train} --run-date {run_date}` first")
     return found
 
 

@@ -1,0 +1,78 @@
+"""The kinds of model that a shop has. Registering, blessing, retraining and rolling back find them here, never in a list of their own.
+
+A kind trains into the candidate folder (`nightmarket.registry.candidate`): `model/`, `candidate.json`, and, once judged,
+`evaluation/evaluation.json`:
+
+    {"holdout": {"cut", "end", "digest", …},
+     "models": {"challenger" | "champion" | baseline: {"version": str | None, "slices": {"all" | "dimension=value": {metric: interval}}}},
+     "differences": {"champion" | baseline: {slice: {metric: interval}}},      challenger minus it, paired
+     "heads": {"challenger": {task: {metric: interval}}}}                       where it has some
+    interval: {"value", "low", "high", "users"}
+
+Every metric is better when higher. Its evaluation dataset's manifest notes `candidate` (the recipe) and `holdout`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any, cast
+
+from nightmarket.contracts import EVALUATION, Dataset
+
+if TYPE_CHECKING:
+    from nightmarket.shop import Blessing, Shop
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of model and where its parts are. Steps are names of `nightmarket.steps`."""
+
+    id: str
+    what: str
+    """For MLflow's description of the model: 'Recommendations', …"""
+    section: str
+    """Section of shop.yaml with its `name` and `seed`."""
+    rules: str
+    """Path of its `Blessing` in shop.yaml, dots between."""
+    evaluation: Dataset
+    package: str
+    """'module:function' of (night, candidate, folder, evaluation) -> Submission."""
+    card: str
+    """'module:function' of (shop's title, candidate, evaluation, metric) -> the model card, Markdown."""
+    train: str
+    evaluate: str
+    publish: str
+
+    def name(self, shop: Shop) -> str:
+        """Name of the registered model."""
+        return str(getattr(shop, self.section).name)
+
+    def blessing(self, shop: Shop) -> Blessing:
+        rules: Any = reduce(getattr, self.rules.split("."), cast(Any, shop))
+        return cast("Blessing", rules)
+
+    def load(self, function: str) -> Callable[..., Any]:
+        """The function that a 'module:function' names; imported now, for it may be heavy."""
+        module, _, name = function.partition(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
+
+
+RECOMMENDER = Kind(
+    "recommender", "Recommendations", "model", "blessing", EVALUATION,
+    package="nightmarket.recommend.package:package", card="nightmarket.recommend.card:card",
+    train="train", evaluate="evaluate", publish="publish",
+)
+
+KINDS: tuple[Kind, ...] = (RECOMMENDER,)
+
+
+def kind(id_: str) -> Kind:
+    """The kind with this id. Raises KeyError that lists them."""
+    for k in KINDS:
+        if k.id == id_:
+            return k
+    raise KeyError(f"no kind of model {id_!r}; there are {', '.join(k.id for k in KINDS)}")
