@@ -4,7 +4,8 @@ Starts when `shop_ingestion` has published a night's histories (`gold.features`)
 beside its baselines (`train`), judged on a frozen holdout together with the champion (`evaluate`), registered in MLflow and
 loaded again in a fresh process (`register`), promoted only if the model gate lets it (`bless`), and whoever is champion
 then answers for every shopper and stranger (`publish`). The owner of the recommendations gets a letter: who serves and why,
-quality beside the baselines, what moved (`announce`, `send`).
+quality beside the baselines, what moved (`announce`, `send`). Beside all that, the questions that tell most about a newcomer are
+chosen from the same histories (`onboard`).
 
 **A night that the data gate refused never gets here**: its histories are not published.
 
@@ -33,3 +34,4 @@ with DAG(
     **defaults("recommendations", ["models"]),
 ) as dag:
     chain(*map(job_task, ("train", "evaluate", "register", "bless", "publish", "announce")), job_task("send", may_be_late=True))
+    job_task("onboard")

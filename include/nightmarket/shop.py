@@ -221,6 +221,7 @@ class Model(_Frozen):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     replicas: int = Field(default=0, ge=0, description="0: every accelerator, else one CPU replica; n: n logical CPUs.")
     top_k: int = Field(default=20, ge=1, le=1000)
+    questions: int = Field(default=10, ge=1, le=100, description="Asked of a newcomer, at most.")
     bootstrap: int = Field(default=400, ge=50, le=100_000)
 
 

@@ -15,6 +15,7 @@ from nightmarket.contracts import (
     EVENTS,
     FEATURES,
     ITEMS,
+    ONBOARDING,
     QUALITY,
     RECOMMENDATIONS,
     SILVER,
@@ -58,6 +59,7 @@ STEPS: tuple[Step, ...] = (
     Step("register", "Register the model in MLflow and load it again in a fresh process.", (EVALUATION,), pool="training"),
     Step("bless", "Promote the challenger if the model gate lets it.", (EVALUATION,), timeout_minutes=10),
     Step("publish", "Publish the champion's recommendations.", (FEATURES, ITEMS), (RECOMMENDATIONS,), pool="training"),
+    Step("onboard", "Choose the questions that tell most about a newcomer.", (FEATURES, ITEMS), (ONBOARDING,), timeout_minutes=30),
     Step("announce", "Write the recommendations' owner what was published, and put the mail into the outbox.",
          (RECOMMENDATIONS, EVALUATION), timeout_minutes=10),
 )

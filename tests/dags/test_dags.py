@@ -27,7 +27,7 @@ CHAINS = {
     },
     "recommendation_training": {
         "train": {"evaluate"}, "evaluate": {"register"}, "register": {"bless"}, "bless": {"publish"}, "publish": {"announce"},
-        "announce": {"send"}, "send": set(),
+        "announce": {"send"}, "send": set(), "onboard": set(),
     },
 }
 

@@ -241,7 +241,21 @@ RECOMMENDATIONS = Dataset(
     primary_key=("audience", "audience_id", "rank"), owner="recommendations",
     references=(Reference("item_id", "silver.items", "item_id"),),
 )
-GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS)
+
+ONBOARDING = Dataset(
+    "onboarding", "gold", "What to ask a newcomer, the most telling question first: 'do you like this product?'",
+    (
+        Column("rank", "int", "Place, from 1.", nullable=False, minimum=1),
+        Column("item_id", "string", "The product asked about.", nullable=False),
+        Column("title", "string", "Its newest title."),
+        Column("explained", "double", "Share of the variance of all likings that is known after this answer and those before it.",
+               nullable=False, minimum=0, maximum=1),
+        Column("liked", "double", "Share of shoppers with a history who bought it.", nullable=False, minimum=0, maximum=1),
+    ),
+    primary_key=("rank",), owner="recommendations",
+    references=(Reference("item_id", "silver.items", "item_id"),),
+)
+GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING)
 
 ALL = BRONZE + SILVER + GOLD
 ENTITIES = tuple(d.name for d in BRONZE)
