@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -224,21 +225,29 @@ def server(settings: Settings) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 180  # seconds on a quiet machine
-        while time.monotonic() < deadline and process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.25)
-        else:
-            pytest.fail(f"MLflow's server did not listen; it ended with {process.poll()}")
+        _listens(process, port)
         yield f"http://127.0.0.1:{port}"
     finally:
-        import os
-        import signal
+        _ends(process)
 
+
+def _listens(process: subprocess.Popen[Any], port: int, log: Path | None = None) -> None:
+    deadline = time.monotonic() + 180  # seconds on a quiet machine
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.25)
+    pytest.fail(f"MLflow's server did not listen; it ended with {process.poll()}: {log.read_text()[-2000:] if log else ''}")
+
+
+def _ends(process: subprocess.Popen[Any]) -> None:
+    import os
+    import signal
+
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+    process.wait(timeout=30)
 
 
 def test_through_a_server_and_directly_are_the_same_registry(
@@ -254,6 +263,37 @@ def test_through_a_server_and_directly_are_the_same_registry(
     assert champion is not None and champion.version == "1"
     assert json.loads(champion.tags["verification"])["passed"]
     assert (champion.folder / "model.json").is_file()
+
+
+def test_served_over_http_a_visit_changes_the_answer(registry: Registry, submission: Callable[..., Submission], tmp_path: Path) -> None:
+    """`mlflow models serve`, as README says, on a version of the registry."""
+    import urllib.request
+
+    registry.register(submission())
+    port = _free_port()
+    log = tmp_path / "serve.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(registry.version("1").model_folder), "--env-manager", "local",
+             "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            env=child_environment(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"), stdout=out,
+            stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        _listens(process, port, log)
+
+        def ask(**question: Any) -> dict[str, Any]:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", method="POST", headers={"Content-Type": "application/json"},
+                                             data=json.dumps({"dataframe_records": [question]}).encode())
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                found: dict[str, Any] = json.load(reply)["predictions"][0]
+            return found
+
+        assert ask(user_id="u1", k=2)["item_ids"] == ["a", "b"]
+        visit = ask(user_id="u1", item_ids=["d", "d"], k=2)
+        assert (visit["item_ids"], visit["source"]) == (["a", "d"], "session")
+        assert ask(country="FR", k=1)["source"] == "country"
+    finally:
+        _ends(process)
 
 
 def _aliases(registry: Registry) -> dict[str, str]:
