@@ -130,10 +130,11 @@ def segments(question: Question, put: Setting) -> tuple[str, ...]:
     context = np.bincount(put.context.user, minlength=put.events.users) > 0
     known = np.bincount(put.events.item, minlength=put.events.items) > 0
     asked = question.targets
-    needed = [REGULAR] if (history | context)[asked].any() else []
+    warm = bool((question.allowed & known).any())
+    needed = [REGULAR] if warm and (history | context)[asked].any() else []
     # an order has no first visit that a context could be likened to
-    needed += [NEWCOMER] if put.clock and (context & ~history)[asked].any() else []
-    needed += [STRANGER] if not (history | context)[asked].all() else []
+    needed += [NEWCOMER] if warm and put.clock and (context & ~history)[asked].any() else []
+    needed += [STRANGER] if warm and not (history | context)[asked].all() else []
     needed += [FRESH] if (question.allowed & ~known).any() and len(asked) else []
     return tuple(needed)
 
@@ -268,7 +269,7 @@ def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Pa
     if NEWCOMER in found:
         groups[REGULAR] &= history[targets]
     for segment, member in groups.items():
-        if segment not in found or not (question.allowed & seen).any():
+        if segment not in found:
             continue
         for block in listing.blocks(signals, pairs, targets[member], max(asked.candidates, k), question.allowed & seen, repeats):
             for user, answer in _answers(block, found, segment, causes, k):
