@@ -31,6 +31,8 @@ _LOG = logs.logger("recommend")
 HORIZON_DAYS = 28.0
 _STEPS = 2
 """Moments to a horizon: their lists look into overlapping weeks."""
+_LEAST_OF_FEW = 200
+"""Lists with a hit below which a segment beside the regulars is not learnt on its own."""
 _RETURNING = 0.1
 """Share of shoppers that must be there on both sides of the newest moment for the question to be one of weeks."""
 
@@ -238,7 +240,7 @@ def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: 
             # what is learnt of regulars is one opinion on newcomers
             lists = replace(lists, scores={**lists.scores, REGULAR: found[REGULAR].score(lists.features, lists.listed, lists.scores)})
         start = "together" if segment == REGULAR and not repeats else _STARTS[segment]
-        plan = asked.plan if segment == REGULAR else replace(asked.plan, network=False)
+        plan = asked.plan if segment == REGULAR else replace(asked.plan, network=False, least_lists=_LEAST_OF_FEW)
         with logs.stage(_LOG, "learnt", segment=segment):
             found[segment] = second.fit(lists, plan, work / segment, start, _STEPS if put.clock else 1)
         account = found[segment].account

@@ -146,7 +146,7 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1)
     if plan.network:
         network, epochs = _network(lists, earlier, held, plan, work / "choice")
         told["network"] = standard(network(held.features)[..., 0].astype(np.float64), held.listed)
-    weights, reached = _blend(told, held, start=("trees", "network") if plan.network else ("trees",))
+    weights, reached = _blend(told, held, start=(*(("trees", "network") if plan.network else ("trees",)), *(n for n in (best, "rising") if n in told)))
     account |= {"held_lists": len(held), "rounds": rounds, "epochs": epochs or None,
                 "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in ("trees", "network") if n in told}, "blend": round(reached, 4)}
     total = np.sum([w * told[n] for n, w in weights.items()], axis=0)
@@ -181,7 +181,7 @@ def _blend(told: Mapping[str, np.ndarray], held: Lists, start: Sequence[str]) ->
                 if found is None or value > found[0]:
                     found = (value, name, step)
         # a gain on a few hundred lists that is smaller than this is chance
-        if found is None or found[0] < reached + (2e-4 if found[1] in start else 1e-3):
+        if found is None or found[0] < reached + (2e-4 if found[1] in ("trees", "network") else 1e-3):
             break
         reached, name, step = found
         weights[name] = weights.get(name, 0.0) + step

@@ -21,13 +21,13 @@ from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.counts import bm25
 from nightmarket.recommend.pairs import Pairs
 
-SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular")
+SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular", "rising")
 """Names, in the order of the features that they become."""
 WHAT = {
     "own": "personal frequency with decay", "together": "item-item BM25 cosine over decayed counts", "also": "item-item cosine",
     "newest": "item-item BM25 cosine of the newest visit", "follows": "sequence rules with decay", "alike": "TIFU-KNN",
     "lately": "UP-CF", "walk": "RP3beta", "linear": "EASE with attributes", "latent": "spectral low-pass filter (PureSVD, normalised)",
-    "content": "TF-IDF of titles and attributes", "popular": "recent popularity, by group",
+    "content": "TF-IDF of titles and attributes", "popular": "recent popularity, by group", "rising": "popularity of the last days",
 }
 POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
 _PRIOR = 20.0
@@ -321,6 +321,7 @@ class Signals:
             "linear": nothing if linear is None else (_binary(lasting) + 0.5 * _log(taste)) @ linear,
             "content": _log(taste) @ self.similar,
             "popular": self.popular(users),
+            "rising": self.popular(users, 0),
         }
         directions, root = self.latent
         projected = (sp.csr_matrix(_log(lasting) @ sp.diags(_inverse(root))) @ directions) @ directions.T
@@ -335,9 +336,9 @@ class Signals:
     def _pool_recent(self) -> sp.csr_matrix:
         return self.past.recent[self._pool]
 
-    def popular(self, users: np.ndarray) -> np.ndarray:
-        """(len, items) what is wanted now, in the shop and among shoppers of the same attributes."""
-        recent = self.popularity[1] + 0.05 * self.popularity[-1]
+    def popular(self, users: np.ndarray, rhythm: int = 2) -> np.ndarray:
+        """(len, items) what is wanted now, in the shop and among shoppers of the same attributes. `rhythm`: which of POPULARITY_RHYTHMS."""
+        recent = self.popularity[rhythm] + 0.05 * self.popularity[-1]
         share = recent / max(recent.sum(), 1e-9)
         made, told = np.zeros((len(users), self.items)), np.zeros(len(users))
         for n, counts in enumerate(self.by_group):
