@@ -8,7 +8,7 @@ of these lists; the moment of asking itself is never looked behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ from nightmarket.recommend.tables import Question, back, places_back
 
 _LOG = logs.logger("recommend")
 HORIZON_DAYS = 28.0
+_AUTOENCODERS = ((30.0, 1.0), (3.0, 0.2), (100.0, 2.0))
+"""(ridge, attributes) that are tried: dense purchases need little of either, short histories much."""
+_TRIED_ON = 500
+"""Shoppers."""
 _STEPS = 2
 """Moments to a horizon: their lists look into overlapping weeks."""
 _LEAST_OF_FEW = 200
@@ -142,6 +146,21 @@ def segments(question: Question, put: Setting) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What shoppers wanted after an earlier moment."""
+
+    users: np.ndarray
+    right: np.ndarray
+    """(len(users),) how many items."""
+    code: np.ndarray
+    """(shopper * items + item), sorted."""
+    allowed: np.ndarray
+    """(items,) what could be answered."""
+    shown: Pairs
+    """What was then known of these shoppers."""
+
+
+@dataclass(frozen=True)
 class Earlier:
     """An earlier moment, and what came after it."""
 
@@ -157,8 +176,8 @@ class Earlier:
         return cls(pairs, Signals(pairs, question.catalogue, question.groups, asked.options),
                    put.events.between(cut, cut + put.horizon).of(question.objective), number)
 
-    def lists(self, segment: str, how_many: int, asked: Budget, repeats: bool) -> Lists | None:
-        """Lists of one segment's shoppers who wanted something; None where there are none."""
+    def wanted(self, segment: str, repeats: bool) -> Wanted:
+        """What one segment's shoppers wanted."""
         pairs, items = self.pairs, self.signals.items
         user, item = self.future.user, self.future.item
         sold = np.bincount(pairs.had.item, minlength=items) > 0
@@ -186,6 +205,30 @@ class Earlier:
             had = np.sort(np.repeat(np.arange(ever.shape[0]), np.diff(ever.indptr)).astype(np.int64) * items + ever.indices)
             code = np.setdiff1d(code, had)
         users, right = np.unique(code // items, return_counts=True)
+        return Wanted(users, right, code, allowed, shown)
+
+    def suited(self, options: Options, tried: Sequence[tuple[float, float]], repeats: bool) -> Options:
+        """The (ridge, attributes) of the closed-form autoencoder that orders best what was then wanted."""
+        asked = self.wanted(REGULAR, repeats)
+        users = asked.users[np.sort(np.random.default_rng([options.seed, len(asked.users)]).permutation(len(asked.users))[:_TRIED_ON])]
+        if options.dense_items < self.signals.items or len(users) < second.FEW:
+            return options
+        reached = []
+        for ridge, attributes in tried:
+            signals = replace(self.signals, options=replace(options, ridge=ridge, attributes=attributes))
+            items, places, _ = listing.propose({"linear": signals.linear_scores(asked.shown, users)}, second.DEPTH, asked.allowed,
+                                               None if repeats else asked.shown.known(users))
+            hit = np.isin(users[:, None] * signals.items + np.maximum(items, 0), asked.code) & (items >= 0)
+            reached.append(float((hit * np.log2(1.0 + places["linear"])).sum()))
+        best = int(np.argmax(reached))
+        _LOG.info(logs.said("autoencoder", ridge=tried[best][0], attributes=tried[best][1], tried=len(tried)))
+        return replace(options, ridge=tried[best][0], attributes=tried[best][1])
+
+    def lists(self, segment: str, how_many: int, asked: Budget, repeats: bool) -> Lists | None:
+        """Lists of one segment's shoppers who wanted something; None where there are none."""
+        found = self.wanted(segment, repeats)
+        users, right, code, allowed, shown = found.users, found.right, found.code, found.allowed, found.shown
+        items = self.signals.items
         if not len(users):
             return None
         order = np.random.default_rng([asked.options.seed, self.number]).permutation(len(users))
@@ -216,11 +259,14 @@ class Earlier:
         return Lists.together(parts)
 
 
-def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> dict[str, Second]:
-    """The second stage of each segment that is needed, learnt at earlier moments."""
+def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> tuple[dict[str, Second], Budget]:
+    """(the second stage of each segment that is needed, learnt at earlier moments; the budget with what was chosen for the signals)."""
     needed = segments(question, put)
     cuts = cut_times(put, asked.moments)
     made: dict[str, list[Lists]] = {segment: [] for segment in needed}
+    if cuts and REGULAR in needed:
+        earlier = Earlier.at(question, put, cuts[0], 0, asked)
+        asked = replace(asked, options=earlier.suited(asked.options, _AUTOENCODERS, repeats))
     for number, cut in enumerate(cuts):
         with logs.stage(_LOG, "lists", moment=number + 1, of=len(cuts)) as said:
             earlier = Earlier.at(question, put, cut, number, asked)
@@ -247,7 +293,7 @@ def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: 
         _LOG.info(logs.said("chosen", segment=segment, **{k: v for k, v in account.items() if k != "signals"}))
         if "signals" in account:
             _LOG.info(logs.said("signals", segment=segment, **account["signals"]))
-    return found
+    return found, asked
 
 
 def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Path) -> tuple[pa.Table, dict[str, Any]]:
@@ -256,7 +302,7 @@ def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Pa
     Items that nobody had come after those that somebody had: they are compared among themselves only.
     """
     put = setting(question)
-    found = learn(question, put, asked, repeats, work)
+    found, asked = learn(question, put, asked, repeats, work)
     pairs = base = pairs_at(put.events, put.moment, question.objective)
     signals = Signals(base, question.catalogue, question.groups, asked.options)
     if len(put.context):

@@ -20,7 +20,7 @@ import pyarrow as pa
 from nightmarket import log as logs
 
 _LOG = logs.logger("recommend")
-_FEW = 30
+FEW = 30
 """Lists below which no preference is drawn from them."""
 DEPTH = 10
 """Places that count when something is chosen."""
@@ -128,7 +128,7 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1)
     held = lists.where(newest)
     single = {n: float(ndcg(held.scores[n], held).mean()) for n in held.scores}
     # a handful of lists prefers a signal by chance
-    best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 and len(held) >= _FEW else start
+    best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 and len(held) >= FEW else start
     hits = int((lists.labels & lists.listed).any(axis=1).sum())
     account: dict[str, Any] = {"lists": len(lists), "with_hit": hits, "signals": {n: round(v, 4) for n, v in single.items()}, "best_signal": best}
     if hits < plan.least_lists:

@@ -53,6 +53,10 @@ class Options:
     factors: int = 96
     dense_items: int = 6_000
     """Larger catalogues go without the closed-form autoencoder."""
+    ridge: float = 30.0
+    """Of the closed-form autoencoder, in mean item frequencies."""
+    attributes: float = 1.0
+    """Weight of attributes in it, in the same unit."""
     seed: int = 17
 
 
@@ -218,8 +222,8 @@ class Signals:
         words = self.words
         if words.nnz:
             # attributes count as some further shoppers who had all items of one word
-            square += np.float32(0.2 * level) * (words @ words.T).toarray()
-        square[np.diag_indices_from(square)] += np.float32(3.0 * level + 1e-9)
+            square += np.float32(self.options.attributes * level) * (words @ words.T).toarray()
+        square[np.diag_indices_from(square)] += np.float32(self.options.ridge * level + 1e-9)
         # positive definite by the last line, so half the work of a general inverse; single precision is enough at this ridge
         factor, _ = scipy.linalg.lapack.spotrf(square.T, lower=1, overwrite_a=1)
         inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
@@ -307,8 +311,6 @@ class Signals:
         """By signal, (len(users), items) float32. `asked` has the shoppers' own pairs, on the same codes."""
         taste, lasting, recent = asked.taste[users], asked.lasting[users], asked.recent[users]
         near = self.alike(asked, users)
-        linear = self.linear
-        nothing = sp.csr_matrix((len(users), self.items), dtype=np.float32)
         made: dict[str, Scores] = {
             "own": lasting + 0.3 * taste,
             "together": _log(taste) @ self.together,
@@ -318,7 +320,7 @@ class Signals:
             "alike": near @ self._pool_taste,
             "lately": _power(near, 2.0) @ self._pool_recent,
             "walk": _log(lasting) @ self.walk,
-            "linear": nothing if linear is None else (_binary(lasting) + 0.5 * _log(taste)) @ linear,
+            "linear": self.linear_scores(asked, users),
             "content": _log(taste) @ self.similar,
             "popular": self.popular(users),
             "rising": self.popular(users, 0),
@@ -327,6 +329,12 @@ class Signals:
         projected = (sp.csr_matrix(_log(lasting) @ sp.diags(_inverse(root))) @ directions) @ directions.T
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
         return {name: m.astype(np.float32) if isinstance(m := made[name], np.ndarray) else sp.csr_matrix(m, dtype=np.float32) for name in SIGNALS}
+
+    def linear_scores(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
+        linear = self.linear
+        if linear is None:
+            return sp.csr_matrix((len(users), self.items), dtype=np.float32)
+        return sp.csr_matrix((_binary(asked.lasting[users]) + 0.5 * _log(asked.taste[users])) @ linear)
 
     @cached_property
     def _pool_taste(self) -> sp.csr_matrix:
