@@ -79,7 +79,7 @@ def test_linear_is_ease(busy: Histories) -> None:
     made = signals(busy)
     rows = made._even.toarray().astype(float)
     square = rows.T @ rows
-    square += np.eye(12) * 3.0 * np.trace(square) / 12
+    square += np.eye(12) * 30.0 * np.trace(square) / 12
     inverse = np.linalg.inv(square)
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0.0)

@@ -8,7 +8,7 @@ of these lists; the moment of asking itself is never looked behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,14 @@ from nightmarket.recommend.tables import Question, back, places_back
 
 _LOG = logs.logger("recommend")
 HORIZON_DAYS = 28.0
+_AUTOENCODERS = ((30.0, 1.0), (3.0, 0.2), (100.0, 2.0))
+"""(ridge, attributes) that are tried: dense purchases need little of either, short histories much."""
+_TRIED_ON = 500
+"""Shoppers."""
 _STEPS = 2
 """Moments to a horizon: their lists look into overlapping weeks."""
+_LEAST_OF_FEW = 200
+"""Lists with a hit below which a segment beside the regulars is not learnt on its own."""
 _RETURNING = 0.1
 """Share of shoppers that must be there on both sides of the newest moment for the question to be one of weeks."""
 
@@ -130,12 +136,28 @@ def segments(question: Question, put: Setting) -> tuple[str, ...]:
     context = np.bincount(put.context.user, minlength=put.events.users) > 0
     known = np.bincount(put.events.item, minlength=put.events.items) > 0
     asked = question.targets
-    needed = [REGULAR] if (history | context)[asked].any() else []
+    warm = bool((question.allowed & known).any())
+    needed = [REGULAR] if warm and (history | context)[asked].any() else []
     # an order has no first visit that a context could be likened to
-    needed += [NEWCOMER] if put.clock and (context & ~history)[asked].any() else []
-    needed += [STRANGER] if not (history | context)[asked].all() else []
+    needed += [NEWCOMER] if warm and put.clock and (context & ~history)[asked].any() else []
+    needed += [STRANGER] if warm and not (history | context)[asked].all() else []
     needed += [FRESH] if (question.allowed & ~known).any() and len(asked) else []
     return tuple(needed)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What shoppers wanted after an earlier moment."""
+
+    users: np.ndarray
+    right: np.ndarray
+    """(len(users),) how many items."""
+    code: np.ndarray
+    """(shopper * items + item), sorted."""
+    allowed: np.ndarray
+    """(items,) what could be answered."""
+    shown: Pairs
+    """What was then known of these shoppers."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +176,8 @@ class Earlier:
         return cls(pairs, Signals(pairs, question.catalogue, question.groups, asked.options),
                    put.events.between(cut, cut + put.horizon).of(question.objective), number)
 
-    def lists(self, segment: str, how_many: int, asked: Budget, repeats: bool) -> Lists | None:
-        """Lists of one segment's shoppers who wanted something; None where there are none."""
+    def wanted(self, segment: str, repeats: bool) -> Wanted:
+        """What one segment's shoppers wanted."""
         pairs, items = self.pairs, self.signals.items
         user, item = self.future.user, self.future.item
         sold = np.bincount(pairs.had.item, minlength=items) > 0
@@ -183,6 +205,30 @@ class Earlier:
             had = np.sort(np.repeat(np.arange(ever.shape[0]), np.diff(ever.indptr)).astype(np.int64) * items + ever.indices)
             code = np.setdiff1d(code, had)
         users, right = np.unique(code // items, return_counts=True)
+        return Wanted(users, right, code, allowed, shown)
+
+    def suited(self, options: Options, tried: Sequence[tuple[float, float]], repeats: bool) -> Options:
+        """The (ridge, attributes) of the closed-form autoencoder that orders best what was then wanted."""
+        asked = self.wanted(REGULAR, repeats)
+        users = asked.users[np.sort(np.random.default_rng([options.seed, len(asked.users)]).permutation(len(asked.users))[:_TRIED_ON])]
+        if options.dense_items < self.signals.items or len(users) < second.FEW:
+            return options
+        reached = []
+        for ridge, attributes in tried:
+            signals = replace(self.signals, options=replace(options, ridge=ridge, attributes=attributes))
+            items, places, _ = listing.propose({"linear": signals.linear_scores(asked.shown, users)}, second.DEPTH, asked.allowed,
+                                               None if repeats else asked.shown.known(users))
+            hit = np.isin(users[:, None] * signals.items + np.maximum(items, 0), asked.code) & (items >= 0)
+            reached.append(float((hit * np.log2(1.0 + places["linear"])).sum()))
+        best = int(np.argmax(reached))
+        _LOG.info(logs.said("autoencoder", ridge=tried[best][0], attributes=tried[best][1], tried=len(tried)))
+        return replace(options, ridge=tried[best][0], attributes=tried[best][1])
+
+    def lists(self, segment: str, how_many: int, asked: Budget, repeats: bool) -> Lists | None:
+        """Lists of one segment's shoppers who wanted something; None where there are none."""
+        found = self.wanted(segment, repeats)
+        users, right, code, allowed, shown = found.users, found.right, found.code, found.allowed, found.shown
+        items = self.signals.items
         if not len(users):
             return None
         order = np.random.default_rng([asked.options.seed, self.number]).permutation(len(users))
@@ -213,11 +259,14 @@ class Earlier:
         return Lists.together(parts)
 
 
-def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> dict[str, Second]:
-    """The second stage of each segment that is needed, learnt at earlier moments."""
+def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> tuple[dict[str, Second], Budget]:
+    """(the second stage of each segment that is needed, learnt at earlier moments; the budget with what was chosen for the signals)."""
     needed = segments(question, put)
     cuts = cut_times(put, asked.moments)
     made: dict[str, list[Lists]] = {segment: [] for segment in needed}
+    if cuts and REGULAR in needed:
+        earlier = Earlier.at(question, put, cuts[0], 0, asked)
+        asked = replace(asked, options=earlier.suited(asked.options, _AUTOENCODERS, repeats))
     for number, cut in enumerate(cuts):
         with logs.stage(_LOG, "lists", moment=number + 1, of=len(cuts)) as said:
             earlier = Earlier.at(question, put, cut, number, asked)
@@ -237,14 +286,14 @@ def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: 
             # what is learnt of regulars is one opinion on newcomers
             lists = replace(lists, scores={**lists.scores, REGULAR: found[REGULAR].score(lists.features, lists.listed, lists.scores)})
         start = "together" if segment == REGULAR and not repeats else _STARTS[segment]
-        plan = asked.plan if segment == REGULAR else replace(asked.plan, network=False)
+        plan = asked.plan if segment == REGULAR else replace(asked.plan, network=False, least_lists=_LEAST_OF_FEW)
         with logs.stage(_LOG, "learnt", segment=segment):
             found[segment] = second.fit(lists, plan, work / segment, start, _STEPS if put.clock else 1)
         account = found[segment].account
         _LOG.info(logs.said("chosen", segment=segment, **{k: v for k, v in account.items() if k != "signals"}))
         if "signals" in account:
             _LOG.info(logs.said("signals", segment=segment, **account["signals"]))
-    return found
+    return found, asked
 
 
 def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Path) -> tuple[pa.Table, dict[str, Any]]:
@@ -253,7 +302,7 @@ def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Pa
     Items that nobody had come after those that somebody had: they are compared among themselves only.
     """
     put = setting(question)
-    found = learn(question, put, asked, repeats, work)
+    found, asked = learn(question, put, asked, repeats, work)
     pairs = base = pairs_at(put.events, put.moment, question.objective)
     signals = Signals(base, question.catalogue, question.groups, asked.options)
     if len(put.context):
@@ -268,7 +317,7 @@ def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Pa
     if NEWCOMER in found:
         groups[REGULAR] &= history[targets]
     for segment, member in groups.items():
-        if segment not in found or not (question.allowed & seen).any():
+        if segment not in found:
             continue
         for block in listing.blocks(signals, pairs, targets[member], max(asked.candidates, k), question.allowed & seen, repeats):
             for user, answer in _answers(block, found, segment, causes, k):

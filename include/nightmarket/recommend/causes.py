@@ -27,7 +27,7 @@ class Causes:
         self._did = {kind: _newest(occasions, asked.events.users, asked.events.items) for kind, occasions in
                      ((asked.objective, asked.had), *asked.browsed.items())}
         self._verb = _VERB[asked.objective]
-        recent = signals.popularity[1]
+        recent = signals.popularity[2]
         self._bar = _edge(recent)
         self._group_bars = tuple(np.array([_edge(row) for row in counts]) for counts in signals.by_group)
 
@@ -53,7 +53,7 @@ class Causes:
         for kind in (PURCHASE, CART, VIEW):
             if kind != self._asked.objective and item in seen.get(kind, {}):
                 return f"{_VERB[kind]}{self._on(seen[kind][item])}" + ("" if self._asked.objective != PURCHASE else ", not bought yet")
-        places = {n: float(p[row, column]) for n, p in block.places.items() if n not in ("own", "popular")}
+        places = {n: float(p[row, column]) for n, p in block.places.items() if n not in ("own", "popular", "rising")}
         for name in sorted(places, key=lambda n: (-places[n], n)):
             if places[name] <= 0:
                 break
@@ -73,7 +73,7 @@ class Causes:
             code = int(groups.codes[user, n])
             if code >= 0 and self._signals.by_group[n][code, item] >= self._group_bars[n][code]:
                 return f"popular where {name} is {groups.values[n][code]}"
-        if self._signals.popularity[1][item] >= self._bar:
+        if self._signals.popularity[2][item] >= self._bar:
             return "popular now"
         count = int(self._signals.popularity[-1][item])
         return f"{self._verb} {count} times in this shop" if count else "new in this shop"

@@ -20,7 +20,7 @@ import pyarrow as pa
 from nightmarket import log as logs
 
 _LOG = logs.logger("recommend")
-_FEW = 30
+FEW = 30
 """Lists below which no preference is drawn from them."""
 DEPTH = 10
 """Places that count when something is chosen."""
@@ -128,7 +128,7 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1)
     held = lists.where(newest)
     single = {n: float(ndcg(held.scores[n], held).mean()) for n in held.scores}
     # a handful of lists prefers a signal by chance
-    best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 and len(held) >= _FEW else start
+    best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 and len(held) >= FEW else start
     hits = int((lists.labels & lists.listed).any(axis=1).sum())
     account: dict[str, Any] = {"lists": len(lists), "with_hit": hits, "signals": {n: round(v, 4) for n, v in single.items()}, "best_signal": best}
     if hits < plan.least_lists:
@@ -146,7 +146,7 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1)
     if plan.network:
         network, epochs = _network(lists, earlier, held, plan, work / "choice")
         told["network"] = standard(network(held.features)[..., 0].astype(np.float64), held.listed)
-    weights, reached = _blend(told, held, start=("trees", "network") if plan.network else ("trees",))
+    weights, reached = _blend(told, held, start=(*(("trees", "network") if plan.network else ("trees",)), *(n for n in (best, "rising") if n in told)))
     account |= {"held_lists": len(held), "rounds": rounds, "epochs": epochs or None,
                 "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in ("trees", "network") if n in told}, "blend": round(reached, 4)}
     total = np.sum([w * told[n] for n, w in weights.items()], axis=0)
@@ -181,7 +181,7 @@ def _blend(told: Mapping[str, np.ndarray], held: Lists, start: Sequence[str]) ->
                 if found is None or value > found[0]:
                     found = (value, name, step)
         # a gain on a few hundred lists that is smaller than this is chance
-        if found is None or found[0] < reached + (2e-4 if found[1] in start else 1e-3):
+        if found is None or found[0] < reached + (2e-4 if found[1] in ("trees", "network") else 1e-3):
             break
         reached, name, step = found
         weights[name] = weights.get(name, 0.0) + step

@@ -21,13 +21,13 @@ from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.counts import bm25
 from nightmarket.recommend.pairs import Pairs
 
-SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular")
+SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular", "rising")
 """Names, in the order of the features that they become."""
 WHAT = {
     "own": "personal frequency with decay", "together": "item-item BM25 cosine over decayed counts", "also": "item-item cosine",
     "newest": "item-item BM25 cosine of the newest visit", "follows": "sequence rules with decay", "alike": "TIFU-KNN",
     "lately": "UP-CF", "walk": "RP3beta", "linear": "EASE with attributes", "latent": "spectral low-pass filter (PureSVD, normalised)",
-    "content": "TF-IDF of titles and attributes", "popular": "recent popularity, by group",
+    "content": "TF-IDF of titles and attributes", "popular": "recent popularity, by group", "rising": "popularity of the last days",
 }
 POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
 _PRIOR = 20.0
@@ -53,6 +53,10 @@ class Options:
     factors: int = 96
     dense_items: int = 6_000
     """Larger catalogues go without the closed-form autoencoder."""
+    ridge: float = 30.0
+    """Of the closed-form autoencoder, in mean item frequencies."""
+    attributes: float = 1.0
+    """Weight of attributes in it, in the same unit."""
     seed: int = 17
 
 
@@ -218,8 +222,8 @@ class Signals:
         words = self.words
         if words.nnz:
             # attributes count as some further shoppers who had all items of one word
-            square += np.float32(0.2 * level) * (words @ words.T).toarray()
-        square[np.diag_indices_from(square)] += np.float32(3.0 * level + 1e-9)
+            square += np.float32(self.options.attributes * level) * (words @ words.T).toarray()
+        square[np.diag_indices_from(square)] += np.float32(self.options.ridge * level + 1e-9)
         # positive definite by the last line, so half the work of a general inverse; single precision is enough at this ridge
         factor, _ = scipy.linalg.lapack.spotrf(square.T, lower=1, overwrite_a=1)
         inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
@@ -307,8 +311,6 @@ class Signals:
         """By signal, (len(users), items) float32. `asked` has the shoppers' own pairs, on the same codes."""
         taste, lasting, recent = asked.taste[users], asked.lasting[users], asked.recent[users]
         near = self.alike(asked, users)
-        linear = self.linear
-        nothing = sp.csr_matrix((len(users), self.items), dtype=np.float32)
         made: dict[str, Scores] = {
             "own": lasting + 0.3 * taste,
             "together": _log(taste) @ self.together,
@@ -318,14 +320,21 @@ class Signals:
             "alike": near @ self._pool_taste,
             "lately": _power(near, 2.0) @ self._pool_recent,
             "walk": _log(lasting) @ self.walk,
-            "linear": nothing if linear is None else (_binary(lasting) + 0.5 * _log(taste)) @ linear,
+            "linear": self.linear_scores(asked, users),
             "content": _log(taste) @ self.similar,
             "popular": self.popular(users),
+            "rising": self.popular(users, 0),
         }
         directions, root = self.latent
         projected = (sp.csr_matrix(_log(lasting) @ sp.diags(_inverse(root))) @ directions) @ directions.T
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
         return {name: m.astype(np.float32) if isinstance(m := made[name], np.ndarray) else sp.csr_matrix(m, dtype=np.float32) for name in SIGNALS}
+
+    def linear_scores(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
+        linear = self.linear
+        if linear is None:
+            return sp.csr_matrix((len(users), self.items), dtype=np.float32)
+        return sp.csr_matrix((_binary(asked.lasting[users]) + 0.5 * _log(asked.taste[users])) @ linear)
 
     @cached_property
     def _pool_taste(self) -> sp.csr_matrix:
@@ -335,9 +344,9 @@ class Signals:
     def _pool_recent(self) -> sp.csr_matrix:
         return self.past.recent[self._pool]
 
-    def popular(self, users: np.ndarray) -> np.ndarray:
-        """(len, items) what is wanted now, in the shop and among shoppers of the same attributes."""
-        recent = self.popularity[1] + 0.05 * self.popularity[-1]
+    def popular(self, users: np.ndarray, rhythm: int = 2) -> np.ndarray:
+        """(len, items) what is wanted now, in the shop and among shoppers of the same attributes. `rhythm`: which of POPULARITY_RHYTHMS."""
+        recent = self.popularity[rhythm] + 0.05 * self.popularity[-1]
         share = recent / max(recent.sum(), 1e-9)
         made, told = np.zeros((len(users), self.items)), np.zeros(len(users))
         for n, counts in enumerate(self.by_group):
