@@ -1,6 +1,7 @@
 """# The night's recommendations: train, judge, promote, publish
 
-Starts when `shop_ingestion` has published a night's histories (`gold.features`), for the same night. A model is trained
+Starts when `shop_ingestion` has published a night's histories (`gold.features`), for the same night; with `schedule.retraining` in
+shop.yaml by hand only, for then `nightly_retraining` decides what is trained. A model is trained
 beside its baselines (`train`), judged on a frozen holdout together with the champion (`evaluate`), registered in MLflow and
 loaded again in a fresh process (`register`), promoted only if the model gate lets it (`bless`), and whoever is champion
 then answers for every shopper and stranger (`publish`). The owner of the recommendations gets a letter: who serves and why,
@@ -21,13 +22,14 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, chain
 
-from nightmarket.orchestration import FEATURES, TellFailure, asset, defaults, form, job_task
+from nightmarket.orchestration import FEATURES, TellFailure, asset, defaults, form, job_task, shop
 
 with DAG(
     dag_id="recommendation_training",
     description="Train, judge, promote and publish the night's recommendations.",
     doc_md=__doc__,
-    schedule=PartitionedAssetTimetable(assets=asset(FEATURES)),
+    # where nightly_retraining is scheduled, it decides whether the recommender is trained
+    schedule=PartitionedAssetTimetable(assets=asset(FEATURES)) if shop().shop.schedule.retraining is None else None,
     params=form(datasets=False),
     dagrun_timeout=timedelta(hours=12),
     on_failure_callback=TellFailure("recommendations"),  # of the delivery's failures `report` tells

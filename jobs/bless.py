@@ -5,8 +5,8 @@ intervals, the fresh-process verification, who serves), applies the truth table 
 decision into the ledger with its evidence, lets MLflow's aliases follow, and leaves decision.json, decision.md and the model card
 under <root>/reports/models/<run date>/<model name>/. A version that was decided about stays decided (unless --force, or a person approves).
 
-A challenger trained on older data than the champion is never promoted by itself: `--approve NAME --reason TEXT` lifts that one
-condition, and the ledger keeps name and reason.
+A challenger trained on older data than the champion, or one that was taken out of service before (`jobs.rollback`), is never
+promoted by itself: `--approve NAME --reason TEXT` lifts these two conditions, and the ledger keeps name and reason.
 
 Exits 0 when the challenger was promoted or the champion goes on serving, 3 when the challenger was refused and nothing serves.
 """
@@ -38,7 +38,7 @@ log = logs.logger("bless")
 
 def extend(parser: argparse.ArgumentParser) -> None:
     kind_argument(parser)
-    parser.add_argument("--approve", metavar="NAME", help="a person takes it upon them to promote older data's model")
+    parser.add_argument("--approve", metavar="NAME", help="a person takes it upon them to promote older data's model, or one that was rolled back")
     parser.add_argument("--reason", metavar="TEXT", help="why, for the ledger")
 
 
@@ -132,6 +132,7 @@ def _evidence(night: Night, registry: Registry, version: str, evaluation: Mappin
         champion_date=date.fromisoformat(serving.run_date) if champion is not None and serving and serving.run_date else None,
         champion_quality=_measured(against.get("all", {}).get(metric)),
         ahead_of_champion=_measured(differences.get("champion", {}).get("all", {}).get(metric)),
+        rolled_back=registry.taken_out(registry.version(version).tags["recipe"]),
         same_holdout=True if champion is not None else None,  # judged in one pass over one trial, whose digest `judged` has compared
         approval=approval,
     )

@@ -18,6 +18,7 @@ from nightmarket import log as logs
 from nightmarket.command import Night, Refused
 from nightmarket.contracts import QUALITY
 from nightmarket.lake import Manifest, code_version
+from nightmarket.monitor.switches import reviewed
 from nightmarket.quality import docs, gate, rules, suites
 
 log = logs.logger("gate")
@@ -29,7 +30,7 @@ def run(night: Night) -> list[Manifest]:
 
     from nightmarket.spark import session
 
-    settings, lake = night.settings, night.lake
+    settings, lake = reviewed(night.settings, night.run_date), night.lake
     rules.check_severities(settings)
     read = gate.inputs(lake, settings, night.from_date, night.run_date)
     digest = settings.digest("gate", "datasets", "sources", "time_zone")

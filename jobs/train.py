@@ -5,15 +5,22 @@ Reads the night's gold.features and the newest silver.items of the nights that t
 `jobs.evaluate` and `jobs.register`. Killed and started again, it continues from its last checkpoint and ends with the same
 model. With the same inputs, settings, code and seed as the candidate that is there, nothing is done (unless --force).
 
+With `--warm` it starts from the champion's weights and learns the newest days. What it has forgotten of older days is measured: more than
+`retraining.forgetting_margin` of the metric, or a champion that does not fit, and it is trained from scratch all the same.
+
 Exits 3 where the histories are too thin to learn from or to judge on; the message says what is missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nightmarket import command
 from nightmarket import log as logs
@@ -22,9 +29,19 @@ from nightmarket.contracts import FEATURES, ITEMS
 from nightmarket.lake import Input, Manifest, code_version, newest_arrow, nights, peak_memory_mb, recipe
 from nightmarket.quality.verdict import passed_nights, require_passed
 
+if TYPE_CHECKING:
+    from nightmarket.recommend.model import Recommender
+    from nightmarket.registry.client import RegisteredModel
+
 log = logs.logger("train")
 SECTIONS = ("model", "time_zone")
 """What of shop.yaml the candidate depends on."""
+WARM = True
+"""This kind of model can start from the champion's weights."""
+
+
+def extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--warm", action="store_true", help="start from the champion's weights")
 
 
 def inputs(night: Night) -> tuple[Input, ...]:
@@ -42,6 +59,9 @@ def run(night: Night) -> list[Manifest]:
 
     settings, shop = night.settings, night.settings.shop.model
     read = inputs(night)
+    champion = _champion(night) if night.args.warm else None
+    if champion is not None:
+        read = (*read, Input(f"warm/{champion.name}/{champion.version}", champion.tags["weights"]))
     asked = recipe(read, settings.digest(*SECTIONS), code_version(), shop.seed)
     folder = candidates.folder_of(settings, night.run_date)
     made = candidates.Candidate.read(folder)
@@ -52,11 +72,21 @@ def run(night: Night) -> list[Manifest]:
         log.info(logs.said("would_train", run_date=night.run_date, recipe=asked, folder=str(folder)))
         return []
     with candidates.alone(folder):
-        _train(night, read, asked)
+        _train(night, read, asked, champion)
     return []
 
 
-def _train(night: Night, read: tuple[Input, ...], asked: str) -> None:
+def _champion(night: Night) -> RegisteredModel | None:
+    """Whose weights a warm start begins with: who answers for the night, so never one that has seen later days."""
+    from nightmarket.registry.client import Registry
+
+    found = Registry(night.settings).for_night(night.run_date)
+    if found is None:
+        log.warning(logs.said("no champion to start from; from scratch", run_date=night.run_date))
+    return found
+
+
+def _train(night: Night, read: tuple[Input, ...], asked: str, champion: RegisteredModel | None) -> None:
     from nightmarket.evaluate.protocol import Holdout, Trial
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender, TooLittle
@@ -80,14 +110,17 @@ def _train(night: Night, read: tuple[Input, ...], asked: str) -> None:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     log.info(logs.said("training", run_date=night.run_date, recipe=asked, cut=holdout.cut.isoformat(), judged_later=len(trial.users)))
+    account: dict[str, Any] = {}
     try:
-        model = Recommender.fit(histories, items, holdout.cut, shop, work, time_zone=settings.shop.time_zone)
+        model = _warm(night, champion, histories, items, holdout.cut, work, account) if champion is not None else None
+        if model is None:
+            model = Recommender.fit(histories, items, holdout.cut, shop, work, time_zone=settings.shop.time_zone)
     except TooLittle as thin:
         raise Refused(f"gold.features of {night.run_date}: {thin}") from None
     made = candidates.Candidate(
         name=shop.name, run_date=night.run_date.isoformat(), recipe=asked, inputs=read, settings=settings.digest(*SECTIONS),
         code=code_version(), seed=shop.seed, cut=holdout.cut.isoformat(), end=holdout.end.isoformat(), time_zone=settings.shop.time_zone,
-        training=model.config["training"], seconds=round(time.monotonic() - started, 1), peak_memory_mb=peak_memory_mb(),
+        training={**model.config["training"], **account}, seconds=round(time.monotonic() - started, 1), peak_memory_mb=peak_memory_mb(),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"), run_id=night.run_id,
     )
     candidates.publish(folder, made, model.save)
@@ -95,8 +128,37 @@ def _train(night: Night, read: tuple[Input, ...], asked: str) -> None:
     log.info(logs.said("candidate", run_date=night.run_date, folder=str(folder), seconds=made.seconds, peak_memory_mb=made.peak_memory_mb))
 
 
+def _warm(
+    night: Night, champion: RegisteredModel, histories: Any, items: Any, cut: datetime, work: Path, account: dict[str, Any],
+) -> Recommender | None:
+    """The champion, having learnt the newest days; None where it does not fit or has forgotten too much. `account` is told which."""
+    from nightmarket.evaluate.forgetting import lost, older
+    from nightmarket.recommend.model import CannotStartWarm, ModelError, Recommender
+
+    settings, shop = night.settings, night.settings.shop
+    try:
+        before = Recommender.load(champion.folder)
+        model = Recommender.fit(histories, items, cut, shop.model, work / "warm", time_zone=shop.time_zone, warm=before)
+    except (CannotStartWarm, ModelError) as error:
+        log.warning(logs.said("from scratch", run_date=night.run_date, champion=champion.version, why=str(error)))
+        account["warm_start_refused"] = {"version": champion.version, "why": str(error)}
+        return None
+    span = older(datetime.fromisoformat(before.config["cut"]), shop.model.holdout_days, settings.zone)
+    with logs.stage(log, "remembered", champion=champion.version) as said:
+        apart = lost(histories, items, span, model, before, shop.blessing.metric, shop.model.seed, shop.model.bootstrap)
+        said |= {"metric": shop.blessing.metric, "difference": str(apart)}
+    told = {"version": champion.version, "metric": shop.blessing.metric, "from": span.cut.isoformat(), "until": span.end.isoformat(),
+            "difference": asdict(apart) if apart is not None else None, "margin": shop.retraining.forgetting_margin}
+    if apart is not None and apart.value < -shop.retraining.forgetting_margin:
+        log.warning(logs.said("from scratch", run_date=night.run_date, champion=champion.version, why="it forgot older days", difference=str(apart)))
+        account["warm_start_refused"] = {**told, "why": "it forgot older days"}
+        return None
+    account["warm_start"] = told
+    return model
+
+
 def main(argv: list[str] | None = None) -> int:
-    return command.main("train", __doc__ or "", run, argv)
+    return command.main("train", __doc__ or "", run, argv, extend)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from nightmarket import log as logs
 from nightmarket.contracts import ENTITIES, Dataset
 from nightmarket.lake import Input, Lake, LakeError, Manifest, code_version, days, recipe
+from nightmarket.monitor.account import Account
 from nightmarket.shop import Settings, ShopError, load_shop
 
 DONE, FAULT, USAGE, REFUSED = 0, 1, 2, 3
@@ -110,12 +111,15 @@ def main(
     except SystemExit as stop:
         return int(stop.code or 0)
     started = time.monotonic()
+    account = Account(name, args.run_date, args.run_id)
 
     def body(peak_mb: Callable[[], float]) -> None:
         first = args.from_date or args.run_date
         if first > args.run_date:
             raise UsageError(f"--from-date {first} is after --run-date {args.run_date}; swap them")
         settings = load_shop(args.shop)
+        if not args.dry_run:
+            account.begin(settings.places.logs)
         night = Night(settings, Lake(settings.places.lake), args.run_date, first, args.run_id, args.force, args.dry_run, args,
                       args.datasets)
         manifests = run(night)
@@ -126,37 +130,50 @@ def main(
             "done", run_date=args.run_date, partitions=len(manifests), rows=sum(m.rows_out for m in manifests),
             seconds=round(time.monotonic() - started, 1), peak_memory_mb=round(peak_mb())))
 
-    return guarded(name, args.verbose, body, run_date=args.run_date)
+    return guarded(name, args.verbose, body, account, run_date=args.run_date)
 
 
-def guarded(name: str, verbose: bool, body: Callable[[Callable[[], float]], None], **said: object) -> int:
+def guarded(
+    name: str, verbose: bool, body: Callable[[Callable[[], float]], None], account: Account | None = None, **said: object
+) -> int:
     """The process boundary of every command: `body` is run, and whatever it raises becomes an exit code and one reason.
 
-    `body` is given a function that returns the peak memory so far in MiB; `said` is logged with a refusal.
+    `body` is given a function that returns the peak memory so far in MiB; `account` is told how it ended; `said` is logged with
+    a refusal.
     """
     logs.configure(verbose)
+    if account is None:
+        return _guarded(name, verbose, body, said)[0]
+    with account.listening():
+        code, why = _guarded(name, verbose, body, said)
+    account.end(code, why)
+    return code
+
+
+def _guarded(name: str, verbose: bool, body: Callable[[Callable[[], float]], None], said: dict[str, object]) -> tuple[int, str]:
+    """(exit code, reason)."""
     with MemoryWatch() as memory:
         try:
             body(memory.peak)
         except (UsageError, ShopError) as error:
             print(f"{name}: {error}", file=sys.stderr)
-            return USAGE
+            return USAGE, str(error)
         except Refused as error:
             logs.logger(name).error(logs.said("refused", **said, why=str(error)))
             print(f"{name}: refused: {error}", file=sys.stderr)
-            return REFUSED
+            return REFUSED, str(error)
         except KeyboardInterrupt:
-            return 130
+            return 130, "interrupted"
         except LakeError as error:
             print(f"{name}: {error}", file=sys.stderr)
             if verbose:
                 traceback.print_exc()
-            return FAULT
+            return FAULT, str(error)
         except Exception as error:  # noqa: BLE001 (everything becomes an exit code and a reason)
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             traceback.print_exc()
-            return FAULT
-    return DONE
+            return FAULT, "".join(traceback.format_exception(error))
+    return DONE, ""
 
 
 class MemoryWatch:

@@ -191,12 +191,15 @@ class Schedule(_Frozen):
     """When the night runs, in the shop's time zone."""
 
     ingestion: str = Field(default="0 2 * * *", description="Cron; the run takes the day before.")
+    retraining: str | None = Field(
+        default=None, description="Cron of nightly_retraining, which then decides what is trained; without it recommendation_training trains every night."
+    )
     deadline_minutes: int = Field(default=180, ge=1, description="Later than this, the owner is told.")
 
-    @field_validator("ingestion")
+    @field_validator("ingestion", "retraining")
     @classmethod
-    def _five_fields(cls, value: str) -> str:
-        if len(value.split()) != 5:
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None and len(value.split()) != 5:
             raise ValueError(f"{value!r} is not a cron line; write five fields, such as '0 2 * * *'")
         return value
 
@@ -240,6 +243,48 @@ class Blessing(_Frozen):
     compression_loss: float = Field(
         default=0.005, ge=0, description="How much of the metric a compressed model may lose to the one it stands in for."
     )
+
+
+class Drift(_Frozen):
+    """When a night counts as drifted: both a test and the size of the shift must say so."""
+
+    weeks: int = Field(default=4, ge=2, le=52, description="Reference: the same weekday of as many weeks before.")
+    false_discoveries: float = Field(default=0.01, gt=0, lt=1, description="Share of false alarms among alarms of a night (Benjamini-Hochberg).")
+    stability_index: float = Field(default=0.25, gt=0, description="Population stability index from which a shift counts.")
+    volume: float = Field(default=0.3, gt=0, lt=1, description="Share by which a day's rows must fall, or rise by as much again, to count.")
+    share: float = Field(default=0.7, gt=0, lt=1, description="The same of one category's share among all: 1 is one that vanished.")
+    price: float = Field(default=0.05, gt=0, description="Share by which prices as a whole must move to count.")
+    minimum_rows: int = Field(default=30, ge=5, description="Independent rows on either side; fewer are not judged.")
+
+
+class Retraining(_Frozen):
+    """When a model is trained: left alone, taught the newest days (a warm start), or made anew."""
+
+    max_age_days: int = Field(default=28, ge=1, description="A model made anew longer ago is made anew again.")
+    warm_starts: int = Field(default=13, ge=0, description="In a row; then the model is made anew.")
+    new_share: float = Field(default=0.01, ge=0, description="New rows, as a share of those learnt from, that are worth a warm start.")
+    live_loss: float = Field(default=0.2, ge=0, lt=1, description="Share of the promised quality by which the live one may fall short.")
+    scratch_drifts: int = Field(default=3, ge=1, description="Drifted features of a night from which a warm start is not enough.")
+    forgetting_margin: float = Field(default=0.01, ge=0, description="How much of the metric a warm start may lose on older days.")
+
+
+class Response(_Frozen):
+    """What is done by itself when something is wrong; a night is the unit of every span."""
+
+    when: str = Field(min_length=1, description="Name of the alert; * stands for anything: drift.*, quality.live, gate.refused.")
+    do: Literal["retrain", "rollback", "stop_online_updates", "widen_gate"]
+    cool_down_nights: int = Field(default=3, ge=0, description="After a response, as long nothing is done about the same alert.")
+    daily_limit: int = Field(default=1, ge=1, description="Responses of this rule a night.")
+    window_nights: int = Field(default=3, ge=1, description="If the alert is still there after these, a person is told.")
+    after_promotion_nights: int | None = Field(
+        default=None, ge=1, description="Only while the champion is not older than this in service; a rollback always needs it."
+    )
+
+    @model_validator(mode="after")
+    def _a_rollback_has_a_cause(self) -> Response:
+        if self.do == "rollback" and self.after_promotion_nights is None:
+            raise ValueError("a rollback by itself needs after_promotion_nights: a model that has served well for months is not the cause")
+        return self
 
 
 class MailServer(_Frozen):
@@ -294,6 +339,9 @@ class Shop(_Frozen):
     schedule: Schedule = Schedule()
     model: Model = Model()
     blessing: Blessing = Blessing()
+    drift: Drift = Drift()
+    retraining: Retraining = Retraining()
+    responses: tuple[Response, ...] = Field(default=(), description="What is done by itself about which alert.")
     mail: MailServer = MailServer()
     storage: Storage
     secrets: dict[str, Secret] = Field(default_factory=dict)

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from nightmarket.contracts import (
     BRONZE,
     DAILY_SALES,
+    DRIFT,
     EVALUATION,
     EVENTS,
     FEATURES,
     ITEMS,
     ONBOARDING,
+    ORDERS,
     QUALITY,
     RECOMMENDATIONS,
+    RETRAINING,
+    REVIEWS,
     SILVER,
     USERS,
     Dataset,
@@ -35,6 +39,8 @@ class Step:
     pool: str = "default_pool"
     retries: int = 2
     timeout_minutes: int = 60
+    dated: bool = True
+    """Whether it is about a night, `--run-date`."""
 
 
 POOLS = {
@@ -62,6 +68,14 @@ STEPS: tuple[Step, ...] = (
     Step("onboard", "Choose the questions that tell most about a newcomer.", (FEATURES, ITEMS), (ONBOARDING,), timeout_minutes=30),
     Step("announce", "Write the recommendations' owner what was published, and put the mail into the outbox.",
          (RECOMMENDATIONS, EVALUATION), timeout_minutes=10),
+    Step("drift", "Compare the night's data, publications and labels with the nights before.", (EVENTS, ORDERS, REVIEWS, ITEMS), (DRIFT,),
+         timeout_minutes=30),
+    Step("plan_retraining", "Decide for every kind of model whether it is trained tonight, and how.", (QUALITY, DRIFT), (RETRAINING,),
+         timeout_minutes=10),
+    Step("retrain", "Do what the plan says about one kind of model, and publish.", (RETRAINING,), pool="training", timeout_minutes=360),
+    Step("respond", "Do what shop.yaml says about the night's alerts, and see whether earlier responses helped.", (DRIFT,), timeout_minutes=30),
+    Step("summarise", "Write the morning summary of all models, and put the mail into the outbox.", (RETRAINING, DRIFT), timeout_minutes=10),
+    Step("rollback", "Take the champion out of service and serve from another version.", pool="training", timeout_minutes=15, dated=False),
 )
 
 

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TriggerRule
 
 from nightmarket.contracts import FEATURES
-from nightmarket.orchestration import JobOperator, NightTimetable
+from nightmarket.orchestration import JobOperator, NightReady, NightTimetable, kinds
 from nightmarket.orchestration.manual import dags
 from nightmarket.shop import DEFAULT_SHOP, PROJECT, child_environment
 from nightmarket.steps import POOLS, STEPS, step
@@ -29,7 +30,14 @@ CHAINS = {
         "train": {"evaluate"}, "evaluate": {"register"}, "register": {"bless"}, "bless": {"publish"}, "publish": {"announce"},
         "announce": {"send"}, "send": set(), "onboard": set(),
     },
+    "nightly_retraining": {
+        "wait_for_night": {"drift", "onboard"}, "onboard": set(), "drift": {"respond"}, "respond": {"plan_retraining"}, "plan_retraining": {"retrain"},
+        "retrain": {"summarise", "outcome"}, "summarise": {"send"}, "outcome": set(), "send": set(),
+    },
+    "rollback": {"rollback": {"send"}, "send": set()},
 }
+PLAIN = {"wait_for_night": NightReady, "outcome": EmptyOperator}
+"""Tasks that only Airflow needs; every other one is a job."""
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +56,11 @@ def test_tasks_and_their_order(made: dict[str, DAG]) -> None:
 
 
 def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
-    """But `send`, which ends each DAG that writes to people."""
-    tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks]
-    assert sorted(t for _, t in tasks if t != "send") == sorted(s.name for s in STEPS if s.name != "send")
+    """But `send`, which ends each DAG that writes to people, and `onboard`: of the DAGs that have it one starts by itself."""
+    tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks if t.task_id not in PLAIN]
+    again = ("send", "onboard")
+    assert sorted(t for _, t in tasks if t not in again) == sorted(s.name for s in STEPS if s.name not in again)
+    assert sorted(d for d, t in tasks if t == "onboard") == ["nightly_retraining", "recommendation_training"]
     assert sorted(d for d, t in tasks if t == "send") == sorted(CHAINS)
 
 
@@ -69,10 +79,10 @@ def test_policies_of_a_dag(made: dict[str, DAG], dag_id: str) -> None:
         assert field.description and field.schema["title"], f"{name} explains itself in the form"
 
 
-@pytest.mark.parametrize(("dag_id", "name"), [(d, t) for d, tasks in CHAINS.items() for t in tasks])
+@pytest.mark.parametrize(("dag_id", "name"), [(d, t) for d, tasks in CHAINS.items() for t in tasks if t not in PLAIN])
 def test_policies_of_a_task(made: dict[str, DAG], dag_id: str, name: str) -> None:
     spec, task = step(name), made[dag_id].task_dict[name]
-    assert isinstance(task, JobOperator)
+    assert (task.operator_class if task.is_mapped else type(task)) is JobOperator
     assert task.owner != "airflow"
     assert task.doc_md
     assert task.retries == spec.retries > 0
@@ -90,16 +100,52 @@ def test_a_refused_gate_fails_the_run_and_is_reported(made: dict[str, DAG]) -> N
     # a leaf behind the gate that needs it: upstream_failed there is what fails the run although report and send succeed
     assert dag.task_dict["aggregate"].trigger_rule == TriggerRule.NONE_FAILED
     assert dag.task_dict["send"].may_be_late
-    assert not any(t.may_be_late for d in made.values() for t in d.tasks if t.task_id != "send")
+    jobs = [t for d in made.values() for t in d.tasks if isinstance(t, JobOperator)]
+    assert not any(t.may_be_late for t in jobs if t.task_id != "send")
+
+
+def test_tasks_that_only_airflow_needs(made: dict[str, DAG]) -> None:
+    found = {t.task_id: t for d in made.values() for t in d.tasks if t.task_id in PLAIN}
+    assert {n: type(t) for n, t in found.items()} == PLAIN
+    wait = found["wait_for_night"]
+    assert wait.mode == "reschedule" and wait.night == "{{ run_date() }}" and wait.timeout == 6 * 3600 and wait.doc_md
+
+
+def test_a_kind_that_fails_is_told_about_and_fails_the_run(made: dict[str, DAG]) -> None:
+    dag = made["nightly_retraining"]
+    assert dag.task_dict["summarise"].trigger_rule == TriggerRule.ALL_DONE
+    # a leaf that is not reached fails the run although summarise and send succeed
+    assert dag.task_dict["outcome"].trigger_rule == TriggerRule.NONE_FAILED and not dag.task_dict["outcome"].downstream_task_ids
+
+
+def test_every_registered_kind_is_retrained_by_a_task_of_its_own(made: dict[str, DAG]) -> None:
+    task = made["nightly_retraining"].task_dict["retrain"]
+    assert task.is_mapped
+    commands = task.expand_input.value["command"]
+    assert [c.rpartition("--model ")[2] for c in commands] == kinds() and "recommender" in kinds()
 
 
 def test_schedules(made: dict[str, DAG]) -> None:
     nightly = made["shop_ingestion"].timetable
     assert isinstance(nightly, NightTimetable)
     assert nightly.serialize() == {"expression": "0 2 * * *", "timezone": "Europe/London", "scheduled": True}
+    retraining = made["nightly_retraining"].timetable
+    assert isinstance(retraining, NightTimetable) and not retraining.serialize()["scheduled"], "the demo trains every night"
+    assert made["rollback"].schedule is None
     waits: Any = made["recommendation_training"].timetable
     assert waits.asset_condition.uri == FEATURES.uri
     assert [t.task_id for d in made.values() for t in d.tasks if FEATURES.uri in [a.uri for a in t.outlets]] == ["aggregate"]
+
+
+def test_whose_schedule_decides_about_training(tmp_path: Path) -> None:
+    """With schedule.retraining nightly_retraining starts by itself and recommendation_training does not."""
+    shop = tmp_path / "shop.yaml"
+    shop.write_text(DEFAULT_SHOP.read_text(encoding="utf-8").replace("  deadline_minutes: 180", '  deadline_minutes: 180\n  retraining: "30 4 * * *"'))
+    code = ("import json\nfrom nightmarket.orchestration.manual import dags\nd = dags()\n"
+            "print(json.dumps([d['nightly_retraining'].timetable.serialize(), d['recommendation_training'].schedule is None]))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
+                          env=child_environment(NIGHTMARKET_SHOP=str(shop)))
+    assert json.loads(done.stdout.splitlines()[-1]) == [{"expression": "30 4 * * *", "timezone": "Europe/London", "scheduled": True}, True]
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -107,7 +153,8 @@ CASES: dict[str, dict[str, Any]] = {
     "first load": {"key": "2026-03-04", "params": {"from_date": "2026-01-05"}},
     "by hand": {
         "key": None,
-        "params": {"run_date": "2026-02-01", "datasets": ["items", "events"], "force": True, "dry_run": True},
+        "params": {"run_date": "2026-02-01", "datasets": ["items", "events"], "force": True, "dry_run": True,
+                   "version": "7", "reason": "they said \"no\"; rm -rf /"},
     },
 }
 
@@ -119,12 +166,18 @@ def _commands(made: dict[str, DAG]) -> str:
         for case, given in CASES.items():
             lines.append(f"# {dag_id}, {case}")
             run = SimpleNamespace(partition_key=given["key"], logical_date=None,
-                                  run_after=datetime(2026, 3, 5, 2, tzinfo=timezone.utc))
-            defaults = {n: dag.params[n] for n in dag.params}
+                                  run_after=datetime(2026, 3, 5, 2, tzinfo=timezone.utc), triggering_user_name="ada l.")
+            # a field without a default must be filled in by whoever triggers the run
+            defaults = {n: f.value if f.value is None or f.has_value else "complaints" for n in dag.params for f in [dag.params.get_param(n)]}
             params = {**defaults, **{k: v for k, v in given["params"].items() if k in defaults}}
             for task in dag.topological_sort():
-                fresh = dag.task_dict[task.task_id].prepare_for_execution()
+                if task.task_id in PLAIN:
+                    continue
                 context = {"dag_run": run, "params": params, "run_id": "a run+1"}
+                if task.is_mapped:
+                    lines += [dag.get_template_env().from_string(c).render(context) for c in task.expand_input.value["command"]]
+                    continue
+                fresh = dag.task_dict[task.task_id].prepare_for_execution()
                 fresh.render_template_fields(context, jinja_env=dag.get_template_env())
                 lines.append(fresh.command)
             lines.append("")
@@ -170,7 +223,7 @@ def test_a_broken_shop_says_so_at_parse(tmp_path: Path) -> None:
     assert "'Europe/Londn' is not an IANA time zone" in done.stderr
 
 
-@pytest.mark.parametrize("file", ["shop_ingestion.py", "recommendation_training.py"])
+@pytest.mark.parametrize("file", [f"{dag_id}.py" for dag_id in CHAINS])
 def test_a_dag_file_is_wiring_only(file: str) -> None:
     assert len((PROJECT / "dags" / file).read_text().splitlines()) <= 120
 

@@ -77,6 +77,13 @@ TABLE = [
      ["measured", "floor", "beats popularity", "beats item_item"]),
     ("first, the metric is NaN", replace(FIRST, quality=m(NAN), measured={"ndcg@10": NAN}), "refused",
      ["measured", "floor", "beats popularity", "beats item_item"]),
+    ("taken out of service before", replace(GOOD, rolled_back="version 2 on 2026-03-02 by ada: complaints"), "kept", ["back_in_service"]),
+    ("first, taken out of service before", replace(FIRST, rolled_back="version 2 by ada: complaints"), "refused", ["back_in_service"]),
+    ("taken out of service before, and a person lets it back",
+     replace(GOOD, rolled_back="version 2 by ada: complaints", approval=Approval("bo", "it was the delivery")), "promoted", []),
+    ("a person lets it back, but it is worse",
+     replace(GOOD, rolled_back="version 2 by ada: complaints", approval=Approval("bo", "hurry"), ahead_of_champion=m(-0.05, -0.06, -0.04)),
+     "kept", ["not_worse"]),
     ("exactly at the margin", replace(GOOD, ahead_of_champion=m(0.0, -0.01, 0.01)), "promoted", []),
     ("beyond the margin", replace(GOOD, ahead_of_champion=m(0.0, -0.0101, 0.01)), "kept", ["not_worse"]),
     ("better on average, too few to say", replace(GOOD, ahead_of_champion=m(0.02, -0.05, 0.09)), "kept", ["not_worse"]),
@@ -171,7 +178,7 @@ _EVIDENCE = st.builds(
     verified=st.sampled_from([True, False, None]), slices=_SLICES, champion=st.sampled_from([None, "1"]),
     champion_date=st.one_of(st.none(), st.dates(date(2026, 1, 1), date(2026, 1, 5))), champion_quality=_MEASURED,
     ahead_of_champion=_MEASURED, same_holdout=st.sampled_from([True, False, None]),
-    approval=st.sampled_from([None, Approval("ada", "why")]),
+    approval=st.sampled_from([None, Approval("ada", "why")]), rolled_back=st.sampled_from(["", "version 2 by ada: complaints"]),
 )
 
 
@@ -184,6 +191,7 @@ def test_nothing_is_promoted_past_a_failed_check(evidence: Evidence) -> None:
     if decision.outcome == "promoted":
         assert evidence.data_gate in ("passed", "warned") and evidence.verified is True
         assert evidence.quality is not None and evidence.quality.value > RULES.floor
+        assert not evidence.rolled_back or evidence.approval is not None
         if evidence.champion is not None and evidence.approval is None:
             assert evidence.champion_date is not None and evidence.challenger_date >= evidence.champion_date
 

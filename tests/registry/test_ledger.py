@@ -88,6 +88,31 @@ def test_back_returns_to_the_previous_and_back_again_undoes_it(ledger: Ledger) -
     assert [ledger.current("recommender", a) for a in ("champion", "previous")] == ["2", "1"]
 
 
+def test_back_to_a_named_version(ledger: Ledger) -> None:
+    for version, day in (("1", 1), ("2", 2), ("3", 3)):
+        ledger.promote("recommender", version, ledger.current("recommender", "champion"), "jobs.bless", "better", None, date(2026, 1, day))
+    made = ledger.back("recommender", "3", "ada", "both were bad", to="1", run_date=date(2026, 1, 1))
+    assert [(m.alias, m.from_version, m.to_version, m.run_date) for m in made] == [
+        ("previous", "2", "3", "2026-01-03"), ("champion", "3", "1", "2026-01-01")]
+    with pytest.raises(ValueError, match="version 1 is the champion already"):
+        ledger.back("recommender", "1", "ada", "again", to="1")
+
+
+def test_what_was_gone_back_from_stays_out_until_it_is_made_champion_again(ledger: Ledger) -> None:
+    ledger.promote("recommender", "1", None, "jobs.bless", "first")
+    ledger.promote("recommender", "2", "1", "jobs.bless", "second")
+    assert ledger.gone_back_from("recommender") == {}
+    ledger.back("recommender", "2", "ada", "complaints")
+    assert {v: m.why for v, m in ledger.gone_back_from("recommender").items()} == {"2": "complaints"}
+    ledger.promote("recommender", "3", "1", "jobs.bless", "third")
+    assert set(ledger.gone_back_from("recommender")) == {"2"}, "another promotion does not forgive it"
+    ledger.promote("recommender", "2", "3", "bo", "it was the delivery")
+    assert ledger.gone_back_from("recommender") == {}
+    ledger.back("recommender", "2", "ada", "no, it was not", to="1")
+    ledger.back("recommender", "1", "bo", "undone")
+    assert set(ledger.gone_back_from("recommender")) == {"1"}, "going back undone: the version it went to is out instead"
+
+
 def test_back_without_a_previous_or_after_someone_else_moved(ledger: Ledger) -> None:
     ledger.promote("recommender", "1", None, "jobs.bless", "first")
     with pytest.raises(NothingToGoBackTo):

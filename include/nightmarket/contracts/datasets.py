@@ -255,7 +255,40 @@ ONBOARDING = Dataset(
     primary_key=("rank",), owner="recommendations",
     references=(Reference("item_id", "silver.items", "item_id"),),
 )
-GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING)
+
+DRIFT = Dataset(
+    "drift", "gold", "How tonight's data, publications and labels compare with the nights before, one row a test.",
+    (
+        Column("kind", "string", "What drifted.", nullable=False, allowed=("feature", "prediction", "concept")),
+        Column("feature", "string", "dataset.column, or what is watched of a product.", nullable=False),
+        Column("test", "string", "The test.", nullable=False),
+        Column("statistic", "double", "Its statistic.", nullable=False),
+        Column("p_value", "double", "Its p-value.", nullable=False, minimum=0, maximum=1),
+        Column("q_value", "double", "The same among all tests of the night (Benjamini-Hochberg).", nullable=False, minimum=0, maximum=1),
+        Column("effect", "double", "Size of the shift: population stability index, or a share.", nullable=False),
+        Column("least", "double", "From this effect on a shift counts.", nullable=False),
+        Column("drifted", "boolean", "Significant and large enough: an alarm.", nullable=False),
+        Column("now", "string", "What is seen tonight.", nullable=False),
+        Column("before", "string", "What was seen in the reference.", nullable=False),
+        Column("rows_now", "long", "Independent rows of tonight.", unit="rows", minimum=0),
+        Column("rows_before", "long", "Independent rows of the reference.", unit="rows", minimum=0),
+    ),
+    primary_key=("feature", "test"),
+)
+
+RETRAINING = Dataset(
+    "retraining", "gold", "What was decided about training each model in a night, and why.",
+    (
+        Column("model", "string", "Kind of model.", nullable=False),
+        Column("action", "string", "What is done.", nullable=False, allowed=("skip", "fine_tune", "retrain")),
+        Column("why", "string", "Every reason, the deciding one first.", nullable=False),
+        Column("inputs", "string", "Digest of what a training of the night is made from.", nullable=False),
+        Column("order_id", "string", "The order that was followed, where there was one."),
+        Column("evidence", "string", "All that the decision rests on, as JSON.", nullable=False),
+    ),
+    primary_key=("model",), owner="recommendations",
+)
+GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING)
 
 ALL = BRONZE + SILVER + GOLD
 ENTITIES = tuple(d.name for d in BRONZE)

@@ -18,9 +18,13 @@ and, where a champion serves:
                      least -margin, in units of the metric: a non-inferiority test, so fewer shoppers must show more;
 9. `slices`          in no slice of at least `slice_users` shoppers did it lose more than the share `slice_margin` of the
                      champion's value there, beyond chance (upper end of the paired interval below zero);
-10. `newer`          it was not trained on older data than the champion, unless a person approves by name and reason.
+10. `newer`          it was not trained on older data than the champion, unless a person approves by name and reason;
 
-A person's approval lifts the tenth alone. A number that is missing or not finite fails its row.
+and, where it, or a version made from exactly the same, was taken out of service (`jobs.rollback`):
+
+11. `back_in_service` a person approves by name and reason.
+
+A person's approval lifts the last two alone. A number that is missing or not finite fails its row.
 """
 
 from __future__ import annotations
@@ -103,6 +107,8 @@ class Evidence:
     champion_quality: Measured | None = None
     ahead_of_champion: Measured | None = None
     same_holdout: bool | None = None
+    rolled_back: str = ""
+    """Who took it, or another version of its recipe, out of service and why; empty: nobody."""
     approval: Approval | None = None
 
 
@@ -152,6 +158,8 @@ def decide(evidence: Evidence, rules: Blessing) -> Decision:
     checks += [_fairness(dimension, evidence, rules) for dimension in FAIR_DIMENSIONS]
     if evidence.champion is not None:
         checks += [_same_holdout(evidence), _not_worse(evidence, rules), _slices(evidence, rules), _newer(evidence)]
+    if evidence.rolled_back:
+        checks.append(_back_in_service(evidence))
     if all(c.passed for c in checks):
         outcome: Outcome = "promoted"
     else:
@@ -257,6 +265,14 @@ def _newer(e: Evidence) -> Check:
         text += f" {e.approval.who} approved: {e.approval.why}"
     return Check("newer", newer or e.approval is not None, observed,
                  "not older data than the champion's, or a person's approval (--approve NAME --reason TEXT)", text)
+
+
+def _back_in_service(e: Evidence) -> Check:
+    observed, text = e.rolled_back, f"It was taken out of service: {e.rolled_back}."
+    if e.approval is not None:
+        observed += f", approved by {e.approval.who}"
+        text += f" {e.approval.who} approved: {e.approval.why}"
+    return Check("back_in_service", e.approval is not None, observed, "a person's approval (--approve NAME --reason TEXT)", text)
 
 
 def _finite(m: Measured | None) -> bool:

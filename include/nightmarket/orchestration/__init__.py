@@ -5,21 +5,27 @@ DAG files import it when they are parsed, so nothing heavy is imported here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, TriggerRule
 
 from nightmarket.contracts import FEATURES, Dataset
 from nightmarket.orchestration.alerts import TellFailure, deadline
-from nightmarket.orchestration.night import form, macros
-from nightmarket.orchestration.operator import JobOperator
+from nightmarket.orchestration.night import form, macros, rollback_form
+from nightmarket.orchestration.operator import JobOperator, NightReady
 from nightmarket.orchestration.timetable import NightTimetable
+from nightmarket.registry.kinds import KINDS
 from nightmarket.shop import Settings, load_shop
 from nightmarket.steps import step
 
-__all__ = ["FEATURES", "JobOperator", "NightTimetable", "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task", "shop"]
+__all__ = [
+    "FEATURES", "JobOperator", "NightReady", "NightTimetable", "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task",
+    "kinds", "mapped_job", "models", "outcome", "rollback_form", "shop",
+]
 
 
 @lru_cache(maxsize=1)
@@ -33,28 +39,53 @@ def asset(dataset: Dataset) -> Asset:
     return Asset(name=dataset.id, uri=dataset.uri, group=f"nightmarket-{dataset.layer}")
 
 
+def kinds() -> list[str]:
+    """Ids of the kinds of model that are registered in `nightmarket.registry.kinds`."""
+    return [k.id for k in KINDS]
+
+
+def models() -> list[str]:
+    """Names of the shop's registered models, one a kind."""
+    return [k.name(shop().shop) for k in KINDS]
+
+
 def job_task(name: str, *, arguments: str = "", **options: Any) -> JobOperator:
     """The task of step `name`, with pool, retries, timeout and outlets of its entry in `steps.py`.
 
     `arguments` are appended to the command and may be templates; other options are the operator's own.
     """
+    return JobOperator(**{**_job(name), "command": _command(name, arguments), **options})
+
+
+def mapped_job(name: str, arguments: Sequence[str], **options: Any) -> Any:
+    """The same, once for each of `arguments`: mapped tasks of one name, of which one that fails does not stop the others."""
+    return JobOperator.partial(**{**_job(name), **options}).expand(command=[_command(name, a) for a in arguments])
+
+
+def outcome() -> EmptyOperator:
+    """A leaf that is not reached where what it follows failed. Airflow takes a run for a success when its leaves are, and what tells
+    people of a failure must run after one."""
+    return EmptyOperator(task_id="outcome", doc_md="Reached only where everything before it ended well: it decides how the run ends.")
+
+
+def _command(name: str, arguments: str) -> str:
+    given = "{{ job_arguments() }}" if step(name).dated else ""
+    return " ".join(w for w in ("python -m", f"jobs.{name}", given, arguments) if w)
+
+
+def _job(name: str) -> dict[str, Any]:
     spec = step(name)
     owner = shop().owner_of(spec.writes[0].owner if spec.writes else "default")
-    command = " ".join(["python -m", f"jobs.{name}", "{{ job_arguments() }}", arguments]).strip()
-    return JobOperator(
-        **{
-            "task_id": name,
-            "command": command,
-            "owner": owner.name,
-            "doc_md": f"{spec.summary}\n\nBy hand: the rendered command, in the project's folder.",
-            "inlets": [asset(d) for d in spec.reads],
-            "outlets": [asset(d) for d in spec.writes],
-            "pool": spec.pool,
-            "retries": spec.retries,
-            "execution_timeout": timedelta(minutes=spec.timeout_minutes),
-            **options,
-        }
-    )
+    return {
+        "task_id": name,
+        "owner": owner.name,
+        "doc_md": f"{spec.summary}\n\nBy hand: the rendered command, in the project's folder.",
+        "inlets": [asset(d) for d in spec.reads],
+        "outlets": [asset(d) for d in spec.writes],
+        "pool": spec.pool,
+        "retries": spec.retries,
+        "execution_timeout": timedelta(minutes=spec.timeout_minutes),
+    }
 
 
 def defaults(owner: str, tags: list[str], **options: Any) -> dict[str, Any]:

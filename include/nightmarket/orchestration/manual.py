@@ -10,7 +10,7 @@ from airflow.sdk import DAG
 
 from nightmarket.orchestration.timetable import NightTimetable
 from nightmarket.shop import PROJECT
-from nightmarket.steps import POOLS, step
+from nightmarket.steps import POOLS, STEPS, step
 
 
 def dags(folder: Path = PROJECT / "dags") -> dict[str, DAG]:
@@ -53,13 +53,18 @@ def _dag(dag: DAG) -> str:
         field = dag.params.get_param(name)
         kind = field.schema["type"]
         told = " or ".join("empty" if k == "null" else k for k in kind) if isinstance(kind, list) else kind
-        default = ", ".join(field.value) if isinstance(field.value, list) else "" if field.value is None else field.value
+        default = ", ".join(field.value) if isinstance(field.value, list) else field.value if isinstance(field.value, (str, bool)) else ""
         lines.append(f"| `{name}` {field.schema['title']} | {field.schema.get('format', told)} | {default} | {field.description} |")
     lines += ["\n### Tasks\n", "| task | after | what | reads | writes | pool | retries | minutes |", "|---|---|---|---|---|---|---|---|"]
     for task in dag.topological_sort():
+        after = ', '.join(sorted(task.upstream_task_ids))
+        if task.task_id not in {s.name for s in STEPS}:  # what only Airflow needs: it waits, or it marks the end
+            lines.append(f"| `{task.task_id}` | {after} | {task.doc_md} | | | {task.pool} | {task.retries} | |")
+            continue
         spec = step(task.task_id)
+        once = ", once for each kind of model" if task.is_mapped else ""
         lines.append(
-            f"| `{task.task_id}` | {', '.join(sorted(task.upstream_task_ids))} | {spec.summary} | {_names(spec.reads)} "
+            f"| `{task.task_id}` | {after} | {spec.summary[:-1]}{once}. | {_names(spec.reads)} "
             f"| {_names(spec.writes)} | {task.pool} | {task.retries} | {spec.timeout_minutes} |"
         )
     return "\n".join(lines)
@@ -67,6 +72,8 @@ def _dag(dag: DAG) -> str:
 
 def _schedule(dag: DAG) -> str:
     timetable: Any = dag.timetable
+    if dag.schedule is None:
+        return "by hand"
     if isinstance(timetable, NightTimetable):
         return f"`{timetable.summary.split(',')[0]}` in {timetable._timezone.name}, for the day before"
     return "when " + ", ".join(f"`{a}`" for a in _assets(timetable.asset_condition)) + " of a night is published, for that night"

@@ -42,6 +42,19 @@ def form(*, datasets: bool = True) -> dict[str, Param]:
     return fields if datasets else {k: v for k, v in fields.items() if k not in ("from_date", "datasets")}
 
 
+def rollback_form(models: list[str]) -> dict[str, Param]:
+    """What a rollback needs to know."""
+    return {
+        "model": Param(models[0], type="string", enum=models, title="Model", description="The registered model to take out of service."),
+        "version": Param(
+            None, type=["null", "string"], pattern=r"^\d+$", title="Version",
+            description="The version to go back to. Empty: the champion before.",
+        ),
+        "reason": Param(type="string", minLength=3, title="Reason", description="Why, for the ledger and the owner's mail. Required."),
+        "dry_run": Param(False, type="boolean", title="Dry run", description="Say what would be done; move nothing."),
+    }
+
+
 def resolve(context: Any, zone: ZoneInfo) -> date:
     """The night of a run: the form's date, else the partition, else the logical date, else the newest complete day.
 
@@ -69,7 +82,7 @@ def _day(moment: datetime, zone: ZoneInfo) -> date:
 
 
 def macros(zone: ZoneInfo) -> dict[str, Any]:
-    """What templates may call: `run_date()` and `job_arguments()`."""
+    """What templates may call: `run_date()`, `job_arguments()` and `rollback_arguments()`."""
 
     @jinja2.pass_context
     def run_date(context: jinja2.runtime.Context) -> str:
@@ -91,4 +104,14 @@ def macros(zone: ZoneInfo) -> dict[str, Any]:
         words += [f"--{flag.replace('_', '-')}" for flag in ("force", "dry_run") if params.get(flag)]
         return shlex.join([*words, "--run-id", context["run_id"]])
 
-    return {"run_date": run_date, "job_arguments": job_arguments}
+    @jinja2.pass_context
+    def rollback_arguments(context: jinja2.runtime.Context) -> str:
+        """Arguments of a rollback out of its form; who asks is who triggered the run."""
+        params = context["params"]
+        words = ["--model", params["model"], *(["--to", params["version"]] if params["version"] else []), "--reason", params["reason"]]
+        if who := getattr(context["dag_run"], "triggering_user_name", None):
+            words += ["--who", who]
+        words += ["--dry-run"] if params["dry_run"] else []
+        return shlex.join([*words, "--run-id", context["run_id"]])
+
+    return {"run_date": run_date, "job_arguments": job_arguments, "rollback_arguments": rollback_arguments}

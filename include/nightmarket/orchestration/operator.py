@@ -16,14 +16,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseSensorOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from nightmarket.command import DONE, REFUSED, USAGE
-from nightmarket.shop import PROJECT, child_environment
+from nightmarket.contracts import FEATURES, QUALITY
+from nightmarket.lake import Lake
+from nightmarket.shop import PROJECT, child_environment, load_shop
 
 _GRACE_SECONDS = 20
 _LEVEL = re.compile(r"^\S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
@@ -121,6 +124,29 @@ class JobOperator(BaseOperator):
         for outlet in self.outlets:
             if night:
                 events[outlet].add_partitions(night[1])
+
+
+class NightReady(BaseSensorOperator):
+    """Waits, without holding a worker, until the night was judged and its histories are published; fails at once where the gate
+    refused it.
+
+    :param night: the night, YYYY-MM-DD (templated).
+    """
+
+    template_fields: Sequence[str] = ("night",)
+    ui_color = "#f3f0ff"
+
+    def __init__(self, *, night: str, **kwargs: Any) -> None:
+        super().__init__(mode="reschedule", **kwargs)
+        self.night = night
+
+    def poke(self, context: Any) -> bool:
+        lake, night = Lake(load_shop().places.lake), date.fromisoformat(self.night)
+        judged, histories = lake.manifest(QUALITY, night), lake.manifest(FEATURES, night)
+        if judged is not None and judged.notes["verdict"] == "refused":
+            raise AirflowFailException(f"the gate refused the night of {night}: nothing is trained on it, and the last publication keeps serving")
+        self.log.info("%s: %s, histories %s", night, "judged" if judged else "not judged yet", "published" if histories else "not published yet")
+        return judged is not None and histories is not None
 
 
 def _die_with_parent() -> None:

@@ -35,7 +35,7 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "turnover": "Of {users:,} shoppers who had a list then, {changed:.0%} now see at least one other item among their first ten.",
         "picture": "Metrics of every model on the holdout, as dots with their 95 % intervals; the challenger is blue.",
         "decision": "The decision, check by check", "card": "Model card",
-        "footer": "Written by Nightmarket for {owner}. To go back: python -m jobs.ledger --help.",
+        "footer": "Written by Nightmarket for {owner}. To go back: python -m jobs.rollback --help.",
         "challenger": "tonight's model", "champion": "the one that served", "item_item": "item-item cosine",
     },
     "zh": {
@@ -56,7 +56,7 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "turnover": "当时已有列表的 {users:,} 位顾客中,{changed:.0%} 的前十名里至少换了一件商品。",
         "picture": "各模型在保留集上的指标,圆点附 95 % 置信区间;今晚的模型为蓝色。",
         "decision": "逐项检查的决定", "card": "模型卡片",
-        "footer": "由 Nightmarket 为 {owner} 撰写。如需回退:python -m jobs.ledger --help。",
+        "footer": "由 Nightmarket 为 {owner} 撰写。如需回退:python -m jobs.rollback --help。",
         "challenger": "今晚的模型", "champion": "此前服务的模型", "item_item": "item-item cosine",
     },
 }

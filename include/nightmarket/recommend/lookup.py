@@ -152,6 +152,23 @@ def serve(folder: Path, rows: pa.Table, about: About) -> Path:
     return target
 
 
+def difference(folder: Path, rows: pa.Table, about: About) -> str:
+    """The first way in which what serves from `folder` is not `about` with exactly `rows` of gold.recommendations; empty where it is.
+
+    Every list is asked for the way a shop would ask. Raises PublicationError where nothing can be read.
+    """
+    with Lookup(folder) as found:
+        if found.about != about:
+            return f"what serves is version {found.about.model_version} of {found.about.run_date}, {found.about.digest}"
+        for audience, key, items in _lists(rows):
+            wanted = [Item(*i) for i in json.loads(items)]
+            asked = {"user": {"user_id": key}, "country": {"country": key}}.get(audience, {})
+            answer = found.recommend(**asked, k=len(wanted))
+            if (answer.source, list(answer.items)) != (audience, wanted):
+                return f"the list of {audience} {key} is not the published one"
+    return ""
+
+
 def _lists(rows: pa.Table) -> Iterator[tuple[str, str, str]]:
     ordered = rows.select(["audience", "audience_id", "rank", "item_id", "score", "reason"]).sort_by(
         [("audience", "ascending"), ("audience_id", "ascending"), ("rank", "ascending")])

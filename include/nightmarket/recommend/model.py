@@ -27,10 +27,10 @@ from nightmarket.recommend.counts import top_k
 from nightmarket.recommend.evidence import Evidence
 from nightmarket.recommend.histories import Histories, seconds
 from nightmarket.recommend.reasons import Reasons
-from nightmarket.recommend.training import Lists, TooLittle, Towers
+from nightmarket.recommend.training import CannotStartWarm, Lists, TooLittle, Towers
 from nightmarket.shop import Model as Settings
 
-__all__ = ["FORMAT", "OUTPUT", "ModelError", "Recommender", "TooLittle"]
+__all__ = ["FORMAT", "OUTPUT", "CannotStartWarm", "ModelError", "Recommender", "TooLittle"]
 _LOG = logs.logger("recommend")
 FORMAT = 1
 OUTPUT = pa.schema([
@@ -78,18 +78,21 @@ class Recommender:
     @classmethod
     def fit(
         cls, histories: pa.Table, items: pa.Table, cut: datetime, settings: Settings, work: Path,
-        placement: Placement | None = None, time_zone: str = "UTC",
+        placement: Placement | None = None, time_zone: str = "UTC", warm: Recommender | None = None,
     ) -> Recommender:
-        """Learns from events strictly before `cut`.
+        """Learns from events strictly before `cut`; with `warm` from that model's weights (`training.warm_start`).
 
         histories: rows of `gold.features`; items: rows of `silver.items`; work: folder for examples and checkpoints, in which an
-        interrupted fit with the same arguments continues. Raises TooLittle, HistoryError, learn.loop.Diverged.
+        interrupted fit with the same arguments continues. Raises TooLittle, CannotStartWarm, HistoryError, learn.loop.Diverged.
         """
         placement = placement or place(settings.replicas, settings.precision)
         moment = float(seconds(cut))
         past = Histories.from_table(histories).before(moment).compact()
         catalogue = Catalogue.of(past.item_ids, items)
-        trained, model, shape, account = training.train(past, catalogue, moment, settings, work, placement)
+        if warm is None:
+            trained, model, shape, account = training.train(past, catalogue, moment, settings, work, placement)
+        else:
+            trained, model, shape, account = training.warm_start(past, catalogue, moment, settings, work, placement, warm.before())
         prices = np.exp(Evidence.of(past, catalogue, moment).log_price).astype(np.float32)
         config = {
             "format": FORMAT, "cut": cut.astimezone(timezone.utc).isoformat(), "time_zone": time_zone, "seed": settings.seed,
@@ -130,6 +133,12 @@ class Recommender:
             keras.models.load_model(folder / "towers.keras", compile=False, safe_mode=True),
             keras.models.load_model(folder / "ranker.keras", compile=False, safe_mode=True),
         )
+
+    def before(self) -> training.Before:
+        """This model as what another starts from."""
+        return training.Before(
+            self._towers, self.catalogue.item_ids, float(seconds(datetime.fromisoformat(self.config["cut"]))), self._ranker,
+            ranker.RankerShape(**self.config["ranker"]), {k: self.config[k] for k in ("absent_tasks", "thresholds")})
 
     # -- answering
 

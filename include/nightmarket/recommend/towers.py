@@ -100,6 +100,22 @@ def build(shape: TowerShape) -> Any:
     return keras.Model(inputs, [item_tower(item_tower.inputs), history_tower(history_tower.inputs)], name="towers")
 
 
+def take_over(model: Any, old: Any, rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Gives `model` the weights of `old`. A table named in `rows` takes the rows (of the old, of the new) that both have; its other
+    rows become zero, so that what is new starts from its content alone."""
+    known = {v.path: v for v in old.variables}
+    for variable in model.variables:
+        table = next((t for t in rows if variable.path.split("/")[-2:-1] == [t]), None)
+        if table is None:
+            variable.assign(known[variable.path].numpy())
+            continue
+        values = np.zeros(variable.shape, np.float32)
+        from_, to = rows[table]
+        values[0] = known[variable.path].numpy()[0]
+        values[to] = known[variable.path].numpy()[from_]
+        variable.assign(values)
+
+
 def input_fields(shape: TowerShape) -> tuple[Field, ...]:
     """One row a shopper and purchase day: items (H,) tower codes oldest first, kind (H,), gap (H,), country (), targets (TARGETS,)."""
     length = shape.history

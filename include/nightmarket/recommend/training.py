@@ -39,12 +39,18 @@ TOWER_WEIGHT_DECAY = 1e-3
 RANKER_WEIGHT_DECAY = 1e-3
 CONTINUED_EPOCHS = 3
 """Of each later stage of the towers, at a quarter of the learning rate: new days are added, old ones not forgotten."""
+WARM_EPOCHS = 2
+"""Of a warm start, at a quarter of the learning rate, over the newest `fit_days`: the days since the champion's, and older ones again."""
 RANKER_BATCH = 64
 RANKER_EPOCHS = 12
 
 
 class TooLittle(ValueError):
     """The histories are too thin to learn from. The message says what is missing and how much there is."""
+
+
+class CannotStartWarm(ValueError):
+    """The earlier model does not fit these settings or this moment. The message says why; train from scratch."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,70 @@ def train(
     account["lists"] = int(sum(Examples((f,), (), 1).rows for f in files_train))
     account["thresholds"] = _thresholds(model, rank_shape, files_valid or files_train, present)
     return current, model, rank_shape, account
+
+
+@dataclass(frozen=True)
+class Before:
+    """A trained model that another starts from."""
+
+    towers: Towers
+    item_ids: np.ndarray
+    """(items,) str: the vocabulary of its towers."""
+    cut: float
+    """Seconds since 1970 UTC; it has seen nothing at or after this."""
+    ranker: Any
+    ranker_shape: ranker.RankerShape
+    account: dict[str, Any]
+    """absent_tasks, thresholds."""
+
+
+def warm_start(
+    past: Histories, catalogue: Catalogue, cut: float, settings: Settings, work: Path, placement: Placement, before: Before,
+) -> tuple[Towers, Any, ranker.RankerShape, dict[str, Any]]:
+    """What `train` returns, from the weights of `before`: its towers learn the newest purchase days, its ranker stays.
+
+    The ranker reads counts, which are counted anew from any histories, and the towers' scores. Lists to teach it would be made at
+    moments that the towers have seen beyond, and it would learn to trust them too much; so it is left to the next training from scratch.
+    Items and countries that `before` did not know begin with their content alone. Raises CannotStartWarm.
+    """
+    names = tuple(sorted({c for c in past.countries if c}))
+    shape = towers.TowerShape(items=past.items, countries=len(names), dim=settings.embedding_dim, history=settings.max_history)
+    old = before.towers.shape
+    if (old.dim, old.history, before.ranker_shape.list_size) != (shape.dim, shape.history, settings.candidates):
+        raise CannotStartWarm(f"the earlier model has dim {old.dim}, history {old.history} and {before.ranker_shape.list_size} candidates; "
+                              f"shop.yaml says {shape.dim}, {shape.history} and {settings.candidates}")
+    if before.cut > cut:
+        raise CannotStartWarm("the earlier model has seen days after this night's cut")
+    absent = [t for n, t in zip((VIEW, CART, PURCHASE), ranker.TASKS, strict=True) if not (past.kind == n).any()]
+    if absent != before.account["absent_tasks"]:
+        raise CannotStartWarm("the shop has other behaviours than the earlier model learnt")
+    priced = catalogue.with_prices(np.exp(Evidence.of(past, catalogue, cut).log_price).astype(np.float32))
+    trainer = loop.Trainer(
+        towers.RetrievalTask(shape, towers.content_table(priced), np.concatenate([[0.0], bought_items(past)]), settings.seed), placement,
+        settings.batch_size, settings.clip_norm, settings.seed, TOWER_WEIGHT_DECAY)
+    tables = {"identity": _rows_of(before.item_ids, past.item_ids), "country_of": _rows_of(before.towers.countries, names)}
+    towers.take_over(trainer.model, before.towers.model, tables)
+    codes = np.arange(1, past.items + 1, dtype=np.int32)
+    begin = min(before.cut, cut - settings.fit_days * DAY)
+    folder = work / "towers-warm"
+    files, examples = towers.write(folder, "train", past, begin, cut, shape, codes, towers.country_codes(past.countries, list(names)), settings.seed)
+    plan = loop.Plan(epochs=WARM_EPOCHS, learning_rate=settings.learning_rate * 0.25, patience=settings.patience, checkpoint_steps=200)
+    with logs.stage(_LOG, "towers_continued", examples=examples) as said:
+        history = trainer.fit(towers.examples(files, shape, settings.batch_size, settings.seed), None, plan, folder) if examples else []
+        said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None}
+    account = {
+        "items": past.items, "shoppers": len(np.unique(past.user)), "absent_tasks": absent, "thresholds": before.account["thresholds"],
+        "towers_warm": history[-1] if history else {}, "new_items": int(past.items - len(tables["identity"][0])),
+    }
+    return Towers(trainer.model, shape, names), before.ranker, before.ranker_shape, account
+
+
+def _rows_of(old: Any, new: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of the old table, rows of the new one) of what both know; row 0 of a table is what it does not know, and stays that."""
+    place = {name: n + 1 for n, name in enumerate(old)}
+    both = [(place[name], n + 1) for n, name in enumerate(new) if name in place]
+    from_, to = zip(*both, strict=True) if both else ((), ())
+    return np.array(from_, np.int64), np.array(to, np.int64)
 
 
 def bought_items(past: Histories) -> np.ndarray:

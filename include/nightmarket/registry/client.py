@@ -140,12 +140,13 @@ class Registry:
         return self.version(champion) if champion is not None else None
 
     def for_night(self, run_date: date) -> RegisteredModel | None:
-        """Who answers for a night: the last champion that learnt from data of that night or before; a model of the future
-        would leak it into a backfill. Where none was, the night's model if the gate would have let it serve then, when
+        """Who answers for a night: the last champion that learnt from data of that night or before and was not gone back from
+        since; a model of the future would leak it into a backfill. Where none was, the night's model if the gate would have let it serve then, when
         nothing did."""
         self.sync()
         past = [m for m in self.ledger.history(self.model) if m.run_date is not None and m.run_date <= run_date.isoformat()]
-        champions = [m.to_version for m in past if m.alias == "champion" and m.to_version is not None]
+        out = self.ledger.gone_back_from(self.model)
+        champions = [m.to_version for m in past if m.alias == "champion" and m.to_version is not None and m.to_version not in out]
         if champions:
             return self.version(champions[-1])
         stand_ins = [m for m in past if m.evidence.get("of_its_night", {}).get("outcome") == "promoted"]
@@ -153,6 +154,13 @@ class Registry:
             return None
         newest = max(stand_ins, key=lambda m: (m.run_date or "", m.seq))
         return self.version(newest.evidence["of_its_night"]["challenger"])
+
+    def taken_out(self, recipe: str) -> str:
+        """Who took a version of this recipe out of service, when and why, in one line; empty where nobody did."""
+        for version, move in self.ledger.gone_back_from(self.model).items():
+            if self.version(version).tags.get("recipe") == recipe:
+                return f"version {version} on {move.at[:10]} by {move.who}: {move.why}"
+        return ""
 
     def version(self, version: str) -> RegisteredModel:
         """A version by number. Raises RegistryError where it is not registered."""

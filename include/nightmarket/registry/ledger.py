@@ -184,19 +184,42 @@ class Ledger:
         return self._write(model, "promote", {"champion": expected_champion}, wishes, who, why, evidence)
 
     def back(
-        self, model: str, expected_champion: str | None, who: str, why: str, evidence: Mapping[str, Any] | None = None
+        self, model: str, expected_champion: str | None, who: str, why: str, evidence: Mapping[str, Any] | None = None,
+        to: str | None = None, run_date: date | None = None,
     ) -> list[Move]:
-        """Makes the previous version the champion again; the one gone back from becomes the previous, so that a second
-        call undoes the first. Raises NothingToGoBackTo, and Moved where the champion is not `expected_champion`."""
+        """Makes the previous version, or `to`, the champion again; the one gone back from becomes the previous, so that a second
+        call undoes the first. `run_date` is the night of the data that `to` learnt from.
+
+        Raises NothingToGoBackTo, Moved where the champion is not `expected_champion`, and ValueError where `to` is that champion.
+        """
+        if to is not None and to == expected_champion:
+            raise ValueError(f"{model} version {to} is the champion already")
 
         def wishes(at: _Places) -> list[_Wish]:
             champion, previous = at["champion"], at["previous"]
-            if previous is None or previous.to_version is None:
+            if to is not None:
+                wanted = _Wish("champion", to, run_date.isoformat() if run_date else None)
+            elif previous is not None and previous.to_version is not None:
+                wanted = _Wish("champion", previous.to_version, previous.run_date)
+            else:
                 raise NothingToGoBackTo(f"{model} has no previous champion to go back to; see `python -m jobs.ledger`")
             was = _Wish("previous", champion.to_version, champion.run_date) if champion else _Wish("previous", None, None)
-            return [was, _Wish("champion", previous.to_version, previous.run_date)]
+            return [was, wanted]
 
         return self._write(model, "back", {"champion": expected_champion}, wishes, who, why, evidence)
+
+    def gone_back_from(self, model: str) -> dict[str, Move]:
+        """Versions that were taken out of service by going back, with the move that did it. One that was made champion again
+        since, by whomever, is not among them."""
+        found: dict[str, Move] = {}
+        for move in self.history(model):
+            if move.alias != "champion":
+                continue
+            if move.action == "back" and move.from_version is not None:
+                found[move.from_version] = move
+            if move.to_version is not None:
+                found.pop(move.to_version, None)
+        return found
 
     def verify(self, head: str | None = None) -> int:
         """Recomputes the chain and returns how many rows it has. Raises Tampered at the first row that does not fit, and

@@ -1,0 +1,60 @@
+"""# The models of a night: watched, trained where that is due, published, told about
+
+Every night at `schedule.retraining` of shop.yaml, and for any past night on request. Waits until the night was judged and its
+histories are published (`wait_for_night`), compares it with the nights before (`drift`), does what shop.yaml `responses` says about
+its alerts (`respond`), decides for every registered kind of model whether it is left alone, taught the newest days or made anew, and
+why (`plan_retraining`), does so (`retrain`, one task a kind, one after another in the pool `training`), and tells what came of it in
+one mail (`summarise`, `send`). What newcomers are asked is made beside it (`onboard`).
+
+**Each kind is on its own**: where one cannot be trained its champion publishes all the same, the others are served, the summary says
+so, and the run ends as failed.
+
+**Nothing is trained twice** from the same inputs, settings and code, unless *Force* says so. With `schedule.retraining` this DAG
+decides about the recommender too, and `recommendation_training` runs by hand only; without it, this one does.
+
+**A night that the gate refused** trains nothing; the last publication keeps serving.
+
+**Backfill**: *Trigger → Backfill*, or `airflow backfill create --dag-id nightly_retraining --from-date 2026-04-01 --to-date 2026-04-07`.
+A model of a past night never displaces a champion that learnt from newer data.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from nightmarket.orchestration import (
+    NightReady,
+    NightTimetable,
+    TellFailure,
+    TriggerRule,
+    defaults,
+    form,
+    job_task,
+    kinds,
+    mapped_job,
+    outcome,
+    shop,
+)
+
+settings = shop()
+cron = settings.shop.schedule.retraining
+
+with DAG(
+    dag_id="nightly_retraining",
+    description="Watch the night, train what is due, publish, summarise.",
+    doc_md=__doc__,
+    schedule=NightTimetable(cron or "0 4 * * *", zone=settings.shop.time_zone, scheduled=settings.scheduled and cron is not None),
+    params=form(datasets=False),
+    dagrun_timeout=timedelta(hours=16),
+    on_failure_callback=TellFailure("recommendations"),
+    **defaults("recommendations", ["models"]),
+) as dag:
+    ready = NightReady(task_id="wait_for_night", night="{{ run_date() }}", poke_interval=60, timeout=6 * 3600,
+                       doc_md="Wait until the night was judged and its histories are published.")
+    retrain = mapped_job("retrain", [f"--model {kind}" for kind in kinds()])
+    summarise = job_task("summarise", trigger_rule=TriggerRule.ALL_DONE)  # a night of failures above all
+
+    ready >> job_task("drift") >> job_task("respond") >> job_task("plan_retraining") >> retrain
+    retrain >> summarise >> job_task("send", may_be_late=True)
+    retrain >> outcome()
+    ready >> job_task("onboard")

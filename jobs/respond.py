@@ -1,0 +1,192 @@
+"""Do what shop.yaml `responses` says about the night's alerts, and see whether earlier responses helped.
+
+Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, quality.hit_rate, quality.live) and the data gate's verdict
+(gate.refused); more may be named with `--alert NAME=CAUSE`. A response orders a retraining, goes back to the champion before, stops
+online updates, or makes the business rules that refused the night warnings (then run `jobs.gate` of the night again). Each is logged
+with cause and effect in <root>/monitor/responses.jsonl. An alert that is still there after the window of the response to it, or a response
+that failed, is mailed to a person.
+
+  python -m jobs.respond --run-date 2026-02-01
+  python -m jobs.respond --run-date 2026-02-01 --alert "lookup.slow=p99 of 80 ms"
+  python -m jobs.respond --run-date 2026-02-01 --lift online_updates --who Ada
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+from nightmarket import command
+from nightmarket import log as logs
+from nightmarket.command import Night, Refused, UsageError
+from nightmarket.contracts import DRIFT, QUALITY
+from nightmarket.lake import Lake, Manifest
+from nightmarket.monitor import orders, switches
+from nightmarket.monitor.responses import Alert, Entry, Intent, Log, decide, due
+from nightmarket.registry.kinds import KINDS, RECOMMENDER
+from nightmarket.registry.ledger import Ledger, LedgerError
+from nightmarket.shop import Settings
+
+log = logs.logger("respond")
+WHO = "jobs.respond"
+
+
+def extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--alert", action="append", default=[], metavar="NAME=CAUSE", help="an alert from elsewhere; may be given often")
+    parser.add_argument("--lift", metavar="NAME", help="switch on again what a response switched off; with --who")
+    parser.add_argument("--who", metavar="NAME", help="who lifts it")
+
+
+def run(night: Night) -> list[Manifest]:
+    """Publishes no dataset. Raises UsageError for an alert that is none, or a switch that is on."""
+    settings = night.settings
+    if night.args.lift:
+        _lift(night)
+        return []
+    alerts = [*alerts_of(settings, night.lake, night.run_date), *(_named(text) for text in night.args.alert)]
+    book = Log(settings.places.root)
+    past = book.entries()
+    newest = Ledger(settings.places.mlflow / "ledger.db").newest(settings.shop.model.name, "champion")
+    promoted = date.fromisoformat(newest.run_date) if newest is not None and newest.run_date and newest.action == "promote" else None
+    intents = decide(alerts, settings.shop.responses, past, night.run_date, promoted, newest is not None and newest.action == "back")
+    for intent in intents:
+        log.info(logs.said("alert", name=intent.alert.name, cause=intent.alert.cause, does=intent.rule.do if not intent.declined else "nothing",
+                           why=intent.declined or None))
+    if night.dry_run:
+        return []
+    for entry, helped in due(past, alerts, night.run_date):
+        _outcome(night, book, entry, helped)
+    for intent in intents:
+        _act(night, book, past, intent)
+    return []
+
+
+def alerts_of(settings: Settings, lake: Lake, night: date) -> list[Alert]:
+    """The alerts that the night's tables tell of."""
+    found: dict[str, list[str]] = {}
+    verdict, watched = lake.manifest(QUALITY, night), lake.manifest(DRIFT, night)
+    if verdict is not None and verdict.notes["verdict"] == "refused":
+        found["gate.refused"] = list(verdict.notes["failed"]["critical"])
+    if watched is not None:
+        for row in lake.at(DRIFT, night).arrow().to_pylist():
+            if row["drifted"]:
+                name = row["feature"] if row["kind"] == "concept" else f"drift.{row['feature'].split('.')[0]}"
+                found.setdefault(name, []).append(f"{row['feature']} {row['before']} -> {row['now']}")
+        live = watched.notes.get("live")
+        if live is not None and live["high"] < live["promise"] * (1 - settings.shop.retraining.live_loss):
+            found["quality.live"] = [f"{live['metric']} {live['value']:.4f} [{live['low']:.4f}, {live['high']:.4f}], promised {live['promise']:.4f}"]
+    return [Alert(name, "; ".join(causes)) for name, causes in sorted(found.items())]
+
+
+def _named(text: str) -> Alert:
+    name, _, cause = text.partition("=")
+    if not name.strip() or not cause.strip():
+        raise UsageError(f"--alert {text}: write NAME=CAUSE; the log keeps both")
+    return Alert(name.strip(), cause.strip())
+
+
+def _lift(night: Night) -> None:
+    who = (night.args.who or "").strip()
+    if not who:
+        raise UsageError("--lift needs --who NAME; the log keeps it")
+    if night.dry_run:
+        return
+    try:
+        found = switches.lift(night.settings, night.args.lift)
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from None
+    Log(night.settings.places.root).add(Entry("lifted", f"lift-{found.name}", night.run_date.isoformat(), "by hand", "lift", f"{who} lifts it",
+                                              f"{found.name} is on again; off since {found.since} ({found.why})"))
+    log.info(logs.said("lifted", name=found.name, who=who, since=found.since))
+
+
+def _act(night: Night, book: Log, past: Sequence[Entry], intent: Intent) -> None:
+    """Does it, between two lines of the log; a response that fails is told to a person at once."""
+    day, rule, alert = night.run_date.isoformat(), intent.rule, intent.alert
+    base = Entry("began", intent.id(night.run_date), day, alert.name, rule.do, alert.cause, window_nights=rule.window_nights)
+
+    def line(event: str, effect: str) -> Entry:
+        return Entry(**{**vars(base), "event": event, "effect": effect})
+
+    if intent.declined:
+        if not any((e.event, e.id) in (("declined", base.id), ("responded", base.id)) for e in past):
+            book.add(line("declined", intent.declined))
+        return
+    book.add(base)
+    try:
+        effect = _do(night, intent)
+    except (Refused, UsageError, LedgerError, OSError) as error:
+        book.add(line("responded", f"failed: {error}"))
+        book.add(line("escalated", "a person is told"))
+        _tell(night, night.run_date, alert.name, alert.cause, f"{rule.do} failed: {error}")
+        return
+    book.add(line("responded", effect))
+    log.info(logs.said("responded", alert=alert.name, action=rule.do, effect=effect))
+
+
+def _do(night: Night, intent: Intent) -> str:
+    """What came of it, in words."""
+    settings, rule, alert = night.settings, intent.rule, intent.alert
+    why = f"{alert.name}: {alert.cause}"[:500]
+    if rule.do == "retrain":
+        kinds = [RECOMMENDER] if alert.name.startswith("quality.") else list(KINDS)
+        made = [orders.file(settings, k.id, night.run_date, "retrain", WHO, why) for k in kinds]
+        return "ordered to be made anew: " + ", ".join(o.model for o in made)
+    if rule.do == "rollback":
+        from jobs.rollback import NotServed, roll_back, tell
+        from nightmarket.registry.client import RegistryError
+
+        try:
+            done = roll_back(settings, settings.shop.model.name, None, WHO, why, run_id=night.run_id, evidence={"alert": alert.name})
+        except (NotServed, RegistryError) as error:
+            raise Refused(str(error)) from error
+        tell(settings, done, WHO, why)
+        return f"went back from version {done.was} to {done.now}, verified in {done.seconds:.0f} s"
+    if rule.do == "stop_online_updates":
+        switches.turn_off(settings, switches.Switch(switches.ONLINE_UPDATES, WHO, why, night.run_date.isoformat()))
+        return f"online updates are off; python -m jobs.respond --run-date {night.run_date} --lift {switches.ONLINE_UPDATES} --who NAME"
+    return _widen(night, intent, why)
+
+
+def _widen(night: Night, intent: Intent, why: str) -> str:
+    """Makes the business rules that refused the night warnings until the end of the window. Raises Refused where another kind of rule did."""
+    verdict = night.lake.manifest(QUALITY, night.run_date)
+    failed = list(verdict.notes["failed"]["critical"]) if verdict is not None else []
+    never = [r for r in failed if not switches.may_be_widened(r)]
+    if never or not failed:
+        raise Refused(f"what refused the night cannot be widened: {', '.join(never) or 'nothing did'}")
+    last = night.run_date + timedelta(days=intent.rule.window_nights - 1)
+    for rule in failed:
+        switches.turn_off(night.settings, switches.Switch(f"gate.{rule}", WHO, why, night.run_date.isoformat(), last.isoformat()))
+    return f"up to {last} a warning for review: {', '.join(failed)}; python -m jobs.gate --run-date {night.run_date} judges again"
+
+
+def _outcome(night: Night, book: Log, entry: Entry, helped: bool) -> None:
+    said = {**vars(entry), "night": night.run_date.isoformat(), "at": ""}
+    if helped:
+        book.add(Entry(**{**said, "event": "helped", "effect": f"{entry.alert} is gone"}))
+        log.info(logs.said("helped", alert=entry.alert, action=entry.action, since=entry.night))
+        return
+    book.add(Entry(**{**said, "event": "escalated", "effect": "a person is told"}))
+    log.warning(logs.said("escalated", alert=entry.alert, action=entry.action, since=entry.night))
+    _tell(night, entry.day, entry.alert, entry.cause, entry.effect)
+
+
+def _tell(night: Night, since: date, alert: str, cause: str, effect: str) -> None:
+    from nightmarket.monitor.summary import did_not_help
+    from nightmarket.quality import letter
+    from nightmarket.quality.outbox import Outbox
+
+    settings = night.settings
+    told = did_not_help(settings, night.run_date, since, alert, cause, effect)
+    letter.post(told, settings.places.reports / "models" / night.run_date.isoformat(), Outbox(settings.places.outbox), settings.shop.mail.sender)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main("respond", __doc__ or "", run, argv, extend)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""`jobs.respond` and `jobs.summarise`: alerts to actions, their log, what a person is mailed, and that a widened gate is a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobs import respond, rollback, summarise
+from nightmarket.contracts import DRIFT, QUALITY
+from nightmarket.lake import Lake
+from nightmarket.monitor import orders, switches
+from nightmarket.monitor.responses import Log
+from nightmarket.quality.outbox import Outbox
+from nightmarket.quality.rules import SEVERITIES, severity_of
+from nightmarket.registry.client import Submission
+from nightmarket.shop import Settings
+from tests.jobs import test_publish
+from tests.jobs.test_plan_retraining import with_plan
+from tests.monitor.test_watch import put
+from tests.registry import nights
+from tests.registry.conftest import empty_database, prepared, stand_in, submission  # noqa: F401
+from tests.registry.nights import D
+
+RULES = [
+    {"when": "drift.*", "do": "retrain", "cool_down_nights": 2, "window_nights": 2},
+    {"when": "quality.live", "do": "rollback", "after_promotion_nights": 3},
+    {"when": "quality.live", "do": "stop_online_updates"},
+    {"when": "gate.refused", "do": "widen_gate", "window_nights": 2},
+]
+
+
+class Shop(test_publish.Shop):
+    """A shop whose champion of night 1 serves it; version 1 of night 0 is the one before."""
+
+    def respond(self, n: int, *more: str) -> int:
+        return respond.main(["--shop", str(self.settings.file), "--run-date", str(D(n)), *more])
+
+    def drifted(self, n: int, *features: str, live: tuple[float, float] | None = None) -> None:
+        """gold.drift of a night with these alarms; `live` is (upper end of the live quality, promise)."""
+        told = {"metric": "ndcg@10", "value": live[0] - 0.02, "low": live[0] - 0.04, "high": live[0], "promise": live[1], "users": 50} if live else None
+        put(self.settings, DRIFT, D(n), [{
+            "kind": "concept" if f.startswith("quality") else "feature", "feature": f, "test": "t", "statistic": 1.0, "p_value": 0.0, "q_value": 0.0,
+            "effect": 1.0, "least": 0.5, "drifted": True, "now": "2", "before": "1"} for f in features],
+            drifted=sorted(features), hits=0, buyers=0, live=told)
+
+    @property
+    def log(self) -> list[tuple[str, str, str, str]]:
+        return [(e.event, e.alert, e.action, e.effect) for e in Log(self.settings.places.root).entries()]
+
+    @property
+    def subjects(self) -> list[str]:
+        return [e.subject for e in Outbox(self.settings.places.outbox).entries()]
+
+    @property
+    def champion(self) -> str | None:
+        return self.registry.ledger.current("recommender", "champion")
+
+
+@pytest.fixture
+def shop(make_settings: Callable[..., Settings], prepared: Callable[[Settings], None], submission: Callable[..., Submission]) -> Shop:  # noqa: F811
+    settings = make_settings(responses=RULES)
+    prepared(settings)
+    made = Shop(settings, submission)
+    for n in (0, 1):
+        nights.publish_inputs(settings, D(n))
+        made.promote(n, bias=float(n))
+        assert made.publish(n) == 0
+    return made
+
+
+def test_a_quiet_night_does_nothing(shop: Shop) -> None:
+    assert shop.respond(1) == 0
+    shop.drifted(1)
+    assert shop.respond(1) == 0
+    assert shop.log == []
+
+
+def test_drift_orders_a_retraining_for_tonights_plan(shop: Shop) -> None:
+    shop.drifted(1, "events.country", "events.rows", "orders.amount")
+    assert shop.respond(1) == 0
+    order = orders.pending(shop.settings, shop.lake, "recommender", D(1))
+    assert order is not None and (order.action, order.who) == ("retrain", "jobs.respond")
+    assert order.why.startswith("drift.events: events.country 1 -> 2; events.rows 1 -> 2")
+    assert [line[:3] for line in shop.log] == [
+        ("began", "drift.events", "retrain"), ("responded", "drift.events", "retrain"), ("declined", "drift.orders", "retrain")]
+    assert shop.log[-1][3] == "daily limit of 1"
+    before = shop.log
+    assert shop.respond(1) == 0 and shop.log == before, "again changes nothing"
+
+
+def test_a_response_that_helped_and_one_that_did_not(shop: Shop) -> None:
+    shop.drifted(1, "events.country")
+    shop.respond(1)
+    shop.drifted(2)
+    shop.respond(2)
+    assert shop.log[-1] == ("helped", "drift.events", "retrain", "drift.events is gone")
+    shop.drifted(4, "events.country")
+    shop.respond(4)
+    shop.drifted(5, "events.country")
+    shop.respond(5)
+    assert shop.log[-1][0] == "declined" and not [s for s in shop.subjects if "still there" in s]
+    shop.drifted(6, "events.country")
+    shop.respond(6)
+    assert ("escalated", "drift.events", "retrain", "a person is told") in shop.log
+    assert "[Small shop] drift.events is still there: a person is needed" in shop.subjects
+    assert shop.log[-1][0] == "responded", "and it is tried again, for its cool-down is over"
+
+
+def test_a_guardrail_that_breaks_soon_after_a_promotion_goes_back(shop: Shop) -> None:
+    shop.drifted(1, live=(0.15, 0.30))
+    assert shop.respond(1) == 0
+    assert shop.champion == "1"
+    now = test_publish.serving(shop.published)
+    assert now is not None and now.model_version == "1"
+    newest = shop.registry.ledger.newest("recommender", "champion")
+    assert newest is not None and (newest.who, newest.action, newest.evidence["alert"]) == ("jobs.respond", "back", "quality.live")
+    assert "promised 0.3000" in newest.why
+    assert any(line[:3] == ("responded", "quality.live", "rollback") and "went back from version 2 to 1, verified" in line[3] for line in shop.log)
+    assert any("went back to version 1" in s for s in shop.subjects)
+    assert switches.online_updates_stopped(shop.settings) is not None, "the second rule about the same alert"
+
+
+def test_within_the_promise_nothing_is_done(shop: Shop) -> None:
+    shop.drifted(1, live=(0.25, 0.30))
+    shop.respond(1)
+    assert shop.champion == "2" and shop.log == []
+
+
+def test_long_after_the_promotion_it_is_not_the_models_fault(shop: Shop) -> None:
+    nights.publish_inputs(shop.settings, D(5))
+    shop.drifted(5, live=(0.15, 0.30))
+    shop.respond(5)
+    assert shop.champion == "2"
+    assert ("declined", "quality.live", "rollback", "no promotion within 3 nights: the newest is 4 nights old") in shop.log
+
+
+def test_a_response_that_fails_is_told_to_a_person(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise rollback.NotServed("version 1 is the champion, but what serves is version 2")
+
+    monkeypatch.setattr(rollback, "roll_back", broken)
+    shop.drifted(1, live=(0.15, 0.30))
+    assert shop.respond(1) == 0
+    assert ("responded", "quality.live", "rollback", "failed: version 1 is the champion, but what serves is version 2") in shop.log
+    assert ("escalated", "quality.live", "rollback", "a person is told") in shop.log
+    assert any("quality.live is still there" in s for s in shop.subjects)
+
+
+def test_killed_between_two_lines_it_is_done_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    shop.drifted(1, live=(0.15, 0.30))
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.publish.run", killed)
+        assert shop.respond(1) == 130
+    assert shop.champion == "1" and shop.log == [("began", "quality.live", "rollback", "")]
+    # the alias moved already, so the rule does not go back a second time; a rollback typed again finishes the publication
+    assert shop.respond(1) == 0
+    assert shop.champion == "1"
+    assert ("declined", "quality.live", "rollback", "the champion was gone back to already") in shop.log
+    assert rollback.main(["--shop", str(shop.settings.file), "--model", "recommender", "--reason", "finish"]) == 0
+    now = test_publish.serving(shop.published)
+    assert now is not None and now.model_version == "1"
+
+
+def test_online_updates_are_off_until_a_person_lifts_it(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.drifted(9, live=(0.15, 0.30))
+    shop.respond(9)
+    assert "quality.live" in (switches.online_updates_stopped(shop.settings) or "")
+    assert shop.respond(10, "--lift", "online_updates") == 2
+    assert shop.respond(10, "--lift", "gate.x", "--who", "Ada") == 2
+    assert "off are online_updates" in capsys.readouterr().err
+    assert shop.respond(10, "--lift", "online_updates", "--who", "Ada") == 0
+    assert switches.online_updates_stopped(shop.settings) is None
+    assert shop.log[-1][0] == "lifted"
+
+
+def refused(shop: Shop, n: int, *critical: str) -> None:
+    with Lake(shop.settings.places.lake).writer(QUALITY, [D(n)]) as writer:
+        writer.publish(D(n), inputs=[], settings="s", code="c",
+                       notes={"verdict": "refused", "from_date": str(D(n)), "failed": {"critical": list(critical), "warning": [], "info": []}})
+
+
+def test_a_gate_is_widened_to_a_warning_for_a_while(shop: Shop) -> None:
+    refused(shop, 2, "events.volume_lost", "orders.quarantine_share")
+    assert shop.respond(2) == 0
+    assert {n: (s.since, s.until) for n, s in switches.switches(shop.settings).items()} == {
+        "gate.events.volume_lost": (str(D(2)), str(D(3))), "gate.orders.quarantine_share": (str(D(2)), str(D(3)))}
+    for n, severity in ((1, "critical"), (2, "warning"), (3, "warning"), (4, "critical")):
+        assert severity_of(switches.reviewed(shop.settings, D(n)), "events", "volume_lost") == severity
+    assert severity_of(switches.reviewed(shop.settings, D(2)), "items", "volume_lost") == "critical"
+    assert switches.reviewed(shop.settings, D(2)).digest("gate") != shop.settings.digest("gate"), "the night is judged again"
+
+
+def test_what_loses_or_doubles_rows_is_never_widened(shop: Shop) -> None:
+    refused(shop, 2, "events.volume_lost", "events.recount")
+    assert shop.respond(2) == 0
+    assert switches.switches(shop.settings) == {}
+    assert ("responded", "gate.refused", "widen_gate", "failed: what refused the night cannot be widened: events.recount") in shop.log
+    assert not {"schema", "not_null", "allowed", "range", "unique_key", "recount", "totals", "delivery"} & set(switches.WIDENABLE)
+    assert set(switches.WIDENABLE) < set(SEVERITIES)
+
+
+def test_alerts_from_elsewhere(shop: Shop) -> None:
+    assert shop.respond(1, "--alert", "drift.stream=events lag by 2 h") == 0
+    assert shop.log[-1][:3] == ("responded", "drift.stream", "retrain")
+    assert shop.respond(1, "--alert", "drift.stream") == 2
+
+
+def test_a_dry_run_does_nothing(shop: Shop) -> None:
+    shop.drifted(1, "events.country", live=(0.15, 0.30))
+    assert shop.respond(1, "--dry-run") == 0
+    assert shop.log == [] and shop.champion == "2"
+
+
+# --- jobs.summarise
+
+
+def summary(shop: Shop, n: int) -> tuple[str, str]:
+    """(subject, text) of the newest summary."""
+    assert summarise.main(["--shop", str(shop.settings.file), "--run-date", str(D(n))]) == 0
+    box = Outbox(shop.settings.places.outbox)
+    entry = [e for e in box.entries() if "Models of" in e.subject or "的模型" in e.subject][-1]
+    return entry.subject, box.message(entry.id).get_body(("plain",)).get_content()  # type: ignore[union-attr]
+
+
+def test_the_morning_mail(shop: Shop) -> None:
+    with_plan(shop, "skip")
+    shop.drifted(0, "events.country")
+    subject, text = summary(shop, 0)
+    assert subject == f"[Small shop] Models of {D(0)}: 0 of 1 trained, all serve"
+    assert "Every model of" in text and "left alone" in text and "version 2" in text
+    assert "Drifted against the same weekdays before: events.country." in text
+    again = len(Outbox(shop.settings.places.outbox).entries())
+    summary(shop, 0)
+    assert len(Outbox(shop.settings.places.outbox).entries()) == again
+
+
+def test_a_failure_is_told_with_its_words(shop: Shop) -> None:
+    from nightmarket import command
+    from nightmarket.command import Refused
+
+    def run(_: Any) -> list[Any]:
+        raise Refused("gold.features of 2026-03-01: 3 shoppers bought")
+
+    with_plan(shop, "retrain")
+    command.main("train", "doc", run, ["--shop", str(shop.settings.file), "--run-date", str(D(0))])
+    subject, text = summary(shop, 0)
+    assert subject == f"[Small shop] Models of {D(0)}: train needs you"
+    assert "3 shoppers bought" in text and f"python -m jobs.diagnose --run-date {D(0)}" in text and "made anew" in text
+
+
+def test_a_night_without_a_plan_or_refused_is_told_about(shop: Shop, make_settings: Callable[..., Settings]) -> None:
+    assert "No plan was made for this night." in summary(shop, 3)[1]
+    refused(shop, 4, "events.volume_lost")
+    subject, text = summary(shop, 4)
+    assert "data gate needs you" in subject and "The data gate refused the night" in text
+
+
+def test_in_chinese(shop: Shop) -> None:
+    file = shop.settings.file
+    file.write_text(file.read_text().replace("shop: small", "language: zh\nshop: small"))
+    subject, text = summary(shop, 3)
+    assert "的模型" in subject and "当晚没有制定训练计划。" in text
