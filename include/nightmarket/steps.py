@@ -13,6 +13,8 @@ from nightmarket.contracts import (
     DAILY_SALES,
     EVALUATION,
     EVENTS,
+    EXPERIMENTS,
+    EXPOSURES,
     FEATURES,
     ITEMS,
     ONBOARDING,
@@ -62,6 +64,9 @@ STEPS: tuple[Step, ...] = (
     Step("onboard", "Choose the questions that tell most about a newcomer.", (FEATURES, ITEMS), (ONBOARDING,), timeout_minutes=30),
     Step("announce", "Write the recommendations' owner what was published, and put the mail into the outbox.",
          (RECOMMENDATIONS, EVALUATION), timeout_minutes=10),
+    Step("experiment", "Take the exposure log in, judge the experiments, serve their arms, tell their owner.", (FEATURES, ITEMS),
+         (EXPOSURES, EXPERIMENTS), pool="training", timeout_minutes=30),
+    Step("metrics", "Put the night's metrics into a text file, and to the push gateway where there is one.", retries=1, timeout_minutes=10),
 )
 
 

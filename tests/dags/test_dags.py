@@ -22,12 +22,12 @@ from nightmarket.steps import POOLS, STEPS, step
 HERE = Path(__file__).parent
 CHAINS = {
     "shop_ingestion": {
-        "deliver": {"ingest"}, "ingest": {"clean"}, "clean": {"gate"}, "gate": {"aggregate", "report"}, "report": {"send"},
-        "aggregate": set(), "send": set(),
+        "deliver": {"ingest"}, "ingest": {"clean"}, "clean": {"gate"}, "gate": {"aggregate", "report"}, "report": {"send", "metrics"},
+        "aggregate": set(), "send": set(), "metrics": set(),
     },
     "recommendation_training": {
         "train": {"evaluate"}, "evaluate": {"register"}, "register": {"bless"}, "bless": {"publish"}, "publish": {"announce"},
-        "announce": {"send"}, "send": set(), "onboard": set(),
+        "announce": {"experiment"}, "experiment": {"send", "metrics"}, "send": set(), "metrics": set(), "onboard": set(),
     },
 }
 
@@ -48,10 +48,11 @@ def test_tasks_and_their_order(made: dict[str, DAG]) -> None:
 
 
 def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
-    """But `send`, which ends each DAG that writes to people."""
+    """But `send`, which ends each DAG that writes to people, and `metrics`, which measures after each."""
     tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks]
-    assert sorted(t for _, t in tasks if t != "send") == sorted(s.name for s in STEPS if s.name != "send")
-    assert sorted(d for d, t in tasks if t == "send") == sorted(CHAINS)
+    ends = {"send", "metrics"}
+    assert sorted(t for _, t in tasks if t not in ends) == sorted(s.name for s in STEPS if s.name not in ends)
+    assert all(sorted(d for d, t in tasks if t == end) == sorted(CHAINS) for end in ends)
 
 
 @pytest.mark.parametrize("dag_id", CHAINS)
@@ -90,7 +91,7 @@ def test_a_refused_gate_fails_the_run_and_is_reported(made: dict[str, DAG]) -> N
     # a leaf behind the gate that needs it: upstream_failed there is what fails the run although report and send succeed
     assert dag.task_dict["aggregate"].trigger_rule == TriggerRule.NONE_FAILED
     assert dag.task_dict["send"].may_be_late
-    assert not any(t.may_be_late for d in made.values() for t in d.tasks if t.task_id != "send")
+    assert not any(t.may_be_late for d in made.values() for t in d.tasks if t.task_id not in ("send", "metrics"))
 
 
 def test_schedules(made: dict[str, DAG]) -> None:

@@ -509,5 +509,5 @@ _MAKER = {
     **{f"bronze.{e}": "ingest" for e in ("events", "items", "users", "orders", "reviews")},
     **{f"silver.{e}": "clean" for e in ("events", "items", "users", "orders", "reviews")},
     "gold.quality": "gate", "gold.daily_sales": "aggregate", "gold.features": "aggregate", "gold.evaluation": "evaluate",
-    "gold.recommendations": "publish",
+    "gold.recommendations": "publish", "gold.exposures": "experiment", "gold.experiments": "experiment",
 }
