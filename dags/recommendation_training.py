@@ -6,7 +6,8 @@ beside its baselines (`train`), judged on a frozen holdout together with the cha
 loaded again in a fresh process (`register`), promoted only if the model gate lets it (`bless`), and whoever is champion
 then answers for every shopper and stranger (`publish`). The owner of the recommendations gets a letter: who serves and why,
 quality beside the baselines, what moved (`announce`, `send`). Beside all that, the questions that tell most about a newcomer are
-chosen from the same histories (`onboard`).
+chosen from the same histories (`onboard`). Experiments of shop.yaml are judged on what shoppers did up to that night, and their arms
+served from then on (`experiment`). Monitoring gets the night's numbers whatever became of it (`metrics`).
 
 **A night that the data gate refused never gets here**: its histories are not published.
 
@@ -22,7 +23,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, chain
 
-from nightmarket.orchestration import FEATURES, TellFailure, asset, defaults, form, job_task, shop
+from nightmarket.orchestration import FEATURES, TellFailure, TriggerRule, asset, defaults, form, job_task, shop
 
 with DAG(
     dag_id="recommendation_training",
@@ -35,5 +36,7 @@ with DAG(
     on_failure_callback=TellFailure("recommendations"),  # of the delivery's failures `report` tells
     **defaults("recommendations", ["models"]),
 ) as dag:
-    chain(*map(job_task, ("train", "evaluate", "register", "bless", "publish", "announce")), job_task("send", may_be_late=True))
+    steps = [job_task(name) for name in ("train", "evaluate", "register", "bless", "publish", "announce", "experiment")]
+    metrics = job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)
+    chain(*steps, [job_task("send", may_be_late=True), metrics])
     job_task("onboard")

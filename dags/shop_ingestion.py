@@ -2,7 +2,7 @@
 
 Every night, and for any past night on request: the day's delivery is typed and pseudonymised (`ingest`), cleaned (`clean`),
 judged by Great Expectations (`gate`) and turned into daily sales and shoppers' histories (`aggregate`). Whatever the gate
-says, the owners get its report by mail (`report`, `send`).
+says, the owners get its report by mail (`report`, `send`) and monitoring its numbers (`metrics`).
 
 **One run is one night**, the partition `YYYY-MM-DD` in the shop's time zone. The scheduled run takes the day before.
 
@@ -41,3 +41,4 @@ with DAG(
 
     deliver >> ingest >> clean >> gate >> aggregate
     gate >> report >> send
+    report >> job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)  # of bad nights above all

@@ -2,7 +2,8 @@
 
 `python -m jobs.lookup --user U --country C --k 10` prints JSON: the items with scores and reasons, for whom the list was made
 (`source`: user, country or everyone), the night and the model's version. An unknown user gets the country's list, an unknown
-country everyone's. Exits 1 where nothing was published yet.
+country everyone's. Where experiments run, a shopper gets the list of their arm (`arms`); `--expose` also writes the exposure to the
+log, as a service that really shows the list must. Exits 1 where nothing was published yet.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
-from nightmarket.recommend.lookup import Lookup, PublicationError
+from nightmarket.online.serving import ExposureLog, recommend
+from nightmarket.recommend.lookup import PublicationError
 from nightmarket.shop import ShopError, load_shop
 
 
@@ -23,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--user", metavar="U", help="the shopper's key in the shop")
     p.add_argument("--country", metavar="C", help="for a stranger, or where the user is unknown")
     p.add_argument("--k", type=_count, default=10, metavar="N", help="at most this many (default: 10)")
+    p.add_argument("--expose", action="store_true", help="the list is shown to the shopper: log it for the experiments")
     p.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
     try:
         args = p.parse_args(argv)
@@ -34,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lookup: {error}", file=sys.stderr)
         return 2
     try:
-        with Lookup(settings.places.root / "published") as publication:
-            started = time.perf_counter()
-            answer = publication.recommend(args.user, args.country, args.k)
-            taken = (time.perf_counter() - started) * 1000
+        log = ExposureLog(settings.places.root / "exposures") if args.expose else None
+        started = time.perf_counter()
+        shown = recommend(settings.places.root / "published", log, settings.zone, args.user, args.country, args.k, datetime.now(timezone.utc))
+        taken = (time.perf_counter() - started) * 1000
     except PublicationError as error:
         print(f"lookup: {error}", file=sys.stderr)
         return 1
-    print(json.dumps({**answer.to_json(), "milliseconds": round(taken, 3)}, ensure_ascii=False, indent=1))
+    print(json.dumps({**shown.answer.to_json(), "arms": dict(shown.arms), "milliseconds": round(taken, 3)}, ensure_ascii=False, indent=1))
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from nightmarket import command
@@ -24,6 +25,7 @@ from nightmarket.lake import Input, Manifest, code_version, newest_arrow, nights
 from nightmarket.quality.verdict import passed_nights, require_passed
 
 if TYPE_CHECKING:
+    from nightmarket.recommend.publish import Publication
     from nightmarket.registry.client import RegisteredModel
 
 log = logs.logger("publish")
@@ -59,12 +61,12 @@ def run(night: Night) -> list[Manifest]:
     return [made] if made else []
 
 
-def _publish(night: Night, model: RegisteredModel, read: list[Input], digest: str) -> None:
+def answers(night: Night, model: RegisteredModel) -> tuple[Publication, datetime]:
+    """What a version answers for everybody, and as of when: the end of the night."""
     from nightmarket.evaluate.protocol import Holdout
     from nightmarket.recommend.model import Recommender
     from nightmarket.recommend.publish import publication
 
-    started = time.monotonic()
     settings = night.settings
     as_of = Holdout.of(night.run_date, 1, settings.zone).end
     histories = night.lake.at(FEATURES, night.run_date).arrow()
@@ -72,6 +74,12 @@ def _publish(night: Night, model: RegisteredModel, read: list[Input], digest: st
     with logs.stage(log, "recommended", run_date=night.run_date, version=model.version) as said:
         made = publication(Recommender.load(model.folder), histories, items, as_of, settings.shop.model.top_k, model.name, model.version)
         said |= made.notes()
+    return made, as_of
+
+
+def _publish(night: Night, model: RegisteredModel, read: list[Input], digest: str) -> None:
+    started = time.monotonic()
+    made, as_of = answers(night, model)
     with night.lake.writer(RECOMMENDATIONS, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, made.rows)
         writer.publish(

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -287,6 +288,58 @@ class Response(_Frozen):
         return self
 
 
+ExperimentMetric = Literal["purchase", "revenue", "units", "views", "carts", "returns"]
+
+
+class Experiment(_Frozen):
+    """A controlled experiment on known shoppers; see nightmarket.online.experiments."""
+
+    layer: str = Field(default="recommendations", description="Experiments of one layer never share a shopper.")
+    traffic: tuple[float, float] = Field(default=(0.0, 1.0), description="Interval of the layer that is the experiment's, within 0 and 1.")
+    starts: date = Field(description="First night.")
+    days: int = Field(default=28, ge=1, le=366, description="Undecided after this many, it ends.")
+    arms: dict[str, float] = Field(min_length=2, description="Shares by name, summing to 1; the first is the control.")
+    serves: dict[str, str] = Field(
+        default_factory=dict, description="By treatment, the registry version of the model that serves it; a treatment that is not named "
+        "is served by the shop's own code."
+    )
+    metric: ExperimentMetric = Field(default="purchase", description="What it is about, by shopper.")
+    effect: float = Field(default=0.05, gt=0, le=1, description="Smallest relative change worth finding; sets the planned sample.")
+    horizon_days: int = Field(default=7, ge=1, le=90, description="A shopper's value is that of so many days from the first exposure.")
+    cuped_days: int = Field(default=28, ge=1, le=366, description="Days before the exposure that explain a shopper's value.")
+    guardrails: dict[ExperimentMetric, float] = Field(
+        default_factory=dict, description="By metric, the relative loss that must be excluded before more traffic takes part."
+    )
+    guardrail_days: int = Field(default=1, ge=1, le=90, description="The horizon of guardrails: short, so that harm shows soon.")
+    canary: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="Shares of its traffic that take part, step by step.")
+    step_days: int = Field(default=1, ge=1, le=90, description="A step lasts at least so long.")
+    minimum_days: int = Field(default=7, ge=1, le=90, description="A winner has shown itself for so long at full traffic.")
+    level: float = Field(default=0.05, gt=0, lt=0.5, description="Chance of a false alarm, over all nights together.")
+    power: float = Field(default=0.8, gt=0.5, lt=1)
+    promote: bool = Field(default=False, description="Promote the model of the arm that won, through the gate, without a person.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Experiment:
+        problems = []
+        if not 0 <= self.traffic[0] < self.traffic[1] <= 1:
+            problems.append(f"traffic {list(self.traffic)}: write an interval within 0 and 1, such as [0, 0.5]")
+        if any(s <= 0 for s in self.arms.values()) or abs(sum(self.arms.values()) - 1) > 1e-9:
+            problems.append(f"arms: shares {list(self.arms.values())} must be above 0 and sum to 1")
+        if stray := [a for a in self.serves if a not in list(self.arms)[1:]]:
+            problems.append(f"serves.{stray[0]}: no such treatment; there are {', '.join(list(self.arms)[1:])} (the control gets the champion)")
+        if wild := [a for a, v in self.serves.items() if not re.fullmatch(r"[1-9]\d*", v)]:
+            problems.append(f"serves.{wild[0]}: write the number of a registered version, in quotes, such as \"7\"")
+        if any(not 0 < s <= 1 for s in self.canary) or list(self.canary) != sorted(set(self.canary)) or self.canary[-1] != 1.0:
+            problems.append(f"canary {list(self.canary)}: write shares that rise to 1, such as [0.05, 0.2, 1]")
+        if len(self.canary) > 1 and not self.guardrails:
+            problems.append("canary: nothing says when to go on; name guardrails, such as {revenue: 0.1}")
+        if wrong := [m for m, t in self.guardrails.items() if not 0 < t < 1]:
+            problems.append(f"guardrails.{wrong[0]}: write the relative loss to exclude, between 0 and 1, such as 0.1")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class MailServer(_Frozen):
     """How reports leave. `password` names a secret."""
 
@@ -299,6 +352,13 @@ class MailServer(_Frozen):
     sender: Mail = "nightmarket@localhost.localdomain"
     attempts: int = Field(default=8, ge=1, description="After this many a mail is 'undelivered' and the night says so.")
     links: str | None = Field(default=None, description="Base address of the pages, for links in mails.")
+
+
+class Monitoring(_Frozen):
+    """Where metrics go and alerts arrive; see `jobs.monitoring`."""
+
+    push_gateway: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Address of a Prometheus push gateway.")
+    webhook: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Alertmanager posts every alert here beside its mails.")
 
 
 class Storage(_Frozen):
@@ -342,7 +402,9 @@ class Shop(_Frozen):
     drift: Drift = Drift()
     retraining: Retraining = Retraining()
     responses: tuple[Response, ...] = Field(default=(), description="What is done by itself about which alert.")
+    experiments: dict[str, Experiment] = Field(default_factory=dict, description="By name; names are never used again.")
     mail: MailServer = MailServer()
+    monitoring: Monitoring = Monitoring()
     storage: Storage
     secrets: dict[str, Secret] = Field(default_factory=dict)
 
@@ -392,9 +454,22 @@ class Shop(_Frozen):
         for key in self.gate.minimum_rows:
             if key not in ENTITIES:
                 problems.append(f"gate.minimum_rows.{key}: no such dataset; use {', '.join(ENTITIES)}")
+        problems += self._experiments_apart()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _experiments_apart(self) -> list[str]:
+        """Experiments of one layer may not hold the same shoppers on the same nights."""
+        problems = [f"experiments.{n}: write a name of small letters, digits and _" for n in self.experiments if not re.fullmatch(r"[a-z][a-z0-9_]*", n)]
+        listed = list(self.experiments.items())
+        for i, (name, one) in enumerate(listed):
+            for other, two in listed[:i]:
+                apart = one.layer != two.layer or one.traffic[0] >= two.traffic[1] or two.traffic[0] >= one.traffic[1]
+                later = one.starts >= two.starts + timedelta(days=two.days) or two.starts >= one.starts + timedelta(days=one.days)
+                if not apart and not later:
+                    problems.append(f"experiments.{name}.traffic: shares shoppers of the layer {one.layer!r} with {other}; give them intervals apart")
+        return problems
 
 
 @dataclass(frozen=True)

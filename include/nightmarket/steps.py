@@ -14,6 +14,8 @@ from nightmarket.contracts import (
     DRIFT,
     EVALUATION,
     EVENTS,
+    EXPERIMENTS,
+    EXPOSURES,
     FEATURES,
     ITEMS,
     ONBOARDING,
@@ -76,6 +78,9 @@ STEPS: tuple[Step, ...] = (
     Step("respond", "Do what shop.yaml says about the night's alerts, and see whether earlier responses helped.", (DRIFT,), timeout_minutes=30),
     Step("summarise", "Write the morning summary of all models, and put the mail into the outbox.", (RETRAINING, DRIFT), timeout_minutes=10),
     Step("rollback", "Take the champion out of service and serve from another version.", pool="training", timeout_minutes=15, dated=False),
+    Step("experiment", "Take the exposure log in, judge the experiments, serve their arms, tell their owner.", (FEATURES, ITEMS),
+         (EXPOSURES, EXPERIMENTS), pool="training", timeout_minutes=30),
+    Step("metrics", "Put the night's metrics into a text file, and to the push gateway where there is one.", retries=1, timeout_minutes=10),
 )
 
 

@@ -23,16 +23,17 @@ from nightmarket.steps import POOLS, STEPS, step
 HERE = Path(__file__).parent
 CHAINS = {
     "shop_ingestion": {
-        "deliver": {"ingest"}, "ingest": {"clean"}, "clean": {"gate"}, "gate": {"aggregate", "report"}, "report": {"send"},
-        "aggregate": set(), "send": set(),
+        "deliver": {"ingest"}, "ingest": {"clean"}, "clean": {"gate"}, "gate": {"aggregate", "report"}, "report": {"send", "metrics"},
+        "aggregate": set(), "send": set(), "metrics": set(),
     },
     "recommendation_training": {
         "train": {"evaluate"}, "evaluate": {"register"}, "register": {"bless"}, "bless": {"publish"}, "publish": {"announce"},
-        "announce": {"send"}, "send": set(), "onboard": set(),
+        "announce": {"experiment"}, "experiment": {"send", "metrics"}, "send": set(), "metrics": set(), "onboard": set(),
     },
     "nightly_retraining": {
         "wait_for_night": {"drift", "onboard"}, "onboard": set(), "drift": {"respond"}, "respond": {"plan_retraining"}, "plan_retraining": {"retrain"},
-        "retrain": {"summarise", "outcome"}, "summarise": {"send"}, "outcome": set(), "send": set(),
+        "retrain": {"summarise", "outcome", "experiment"}, "summarise": {"send", "metrics"}, "outcome": set(), "send": set(),
+        "experiment": set(), "metrics": set(),
     },
     "rollback": {"rollback": {"send"}, "send": set()},
 }
@@ -56,12 +57,13 @@ def test_tasks_and_their_order(made: dict[str, DAG]) -> None:
 
 
 def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
-    """But `send`, which ends each DAG that writes to people, and `onboard`: of the DAGs that have it one starts by itself."""
+    """But `send`, which ends each DAG that writes to people, `metrics`, which measures after a night's, and the steps of a night's
+    products: of the two DAGs that have them one starts by itself."""
     tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks if t.task_id not in PLAIN]
-    again = ("send", "onboard")
+    again = {"send": sorted(CHAINS), "metrics": sorted(set(CHAINS) - {"rollback"}),
+             "onboard": ["nightly_retraining", "recommendation_training"], "experiment": ["nightly_retraining", "recommendation_training"]}
     assert sorted(t for _, t in tasks if t not in again) == sorted(s.name for s in STEPS if s.name not in again)
-    assert sorted(d for d, t in tasks if t == "onboard") == ["nightly_retraining", "recommendation_training"]
-    assert sorted(d for d, t in tasks if t == "send") == sorted(CHAINS)
+    assert {name: sorted(d for d, t in tasks if t == name) for name in again} == again
 
 
 @pytest.mark.parametrize("dag_id", CHAINS)
@@ -101,7 +103,7 @@ def test_a_refused_gate_fails_the_run_and_is_reported(made: dict[str, DAG]) -> N
     assert dag.task_dict["aggregate"].trigger_rule == TriggerRule.NONE_FAILED
     assert dag.task_dict["send"].may_be_late
     jobs = [t for d in made.values() for t in d.tasks if isinstance(t, JobOperator)]
-    assert not any(t.may_be_late for t in jobs if t.task_id != "send")
+    assert not any(t.may_be_late for t in jobs if t.task_id not in ("send", "metrics"))
 
 
 def test_tasks_that_only_airflow_needs(made: dict[str, DAG]) -> None:

@@ -288,7 +288,39 @@ RETRAINING = Dataset(
     ),
     primary_key=("model",), owner="recommendations",
 )
-GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING)
+
+EXPOSURES = Dataset(
+    "exposures", "gold", "Who was first shown which arm of which experiment in a night's exposure log.",
+    (
+        Column("experiment", "string", "Its name in shop.yaml.", nullable=False),
+        Column("unit_id", "string", "The shopper's key in the shop.", nullable=False),
+        Column("arm", "string", "The arm, as the salted hash gives it.", nullable=False),
+        Column("exposed_at", "timestamp", "First show of the night.", unit="UTC", nullable=False),
+        Column("shows", "long", "Lines of the log behind it.", unit="lines", nullable=False, minimum=1),
+    ),
+    primary_key=("experiment", "unit_id"), owner="recommendations", sums=("shows",),
+)
+
+EXPERIMENTS = Dataset(
+    "experiments", "gold", "What each experiment shows as of a night, one row a metric and treatment; states are in the manifest's notes.",
+    (
+        Column("experiment", "string", "Its name in shop.yaml.", nullable=False),
+        Column("status", "string", "Where it stands.", nullable=False,
+               allowed=("running", "won", "harmed", "no_difference", "inconclusive", "invalid")),
+        Column("arm", "string", "The treatment.", nullable=False),
+        Column("metric", "string", "What is compared.", nullable=False),
+        Column("role", "string", "What it is for.", nullable=False, allowed=("metric", "guardrail")),
+        Column("units", "long", "Shoppers of the treatment whose span is over.", unit="shoppers", minimum=0),
+        Column("control", "double", "The control's mean, adjusted for what shoppers did before."),
+        Column("treatment", "double", "The treatment's, likewise."),
+        Column("change", "double", "Relative to the control; better is positive."),
+        Column("low", "double", "Lower end of the confidence sequence of the change."),
+        Column("high", "double", "Upper end of it."),
+        Column("p_value", "double", "Of no change; valid however often one looks.", minimum=0, maximum=1),
+    ),
+    primary_key=("experiment", "arm", "metric", "role"), owner="recommendations",
+)
+GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING, EXPOSURES, EXPERIMENTS)
 
 ALL = BRONZE + SILVER + GOLD
 ENTITIES = tuple(d.name for d in BRONZE)

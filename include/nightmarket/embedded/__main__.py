@@ -27,7 +27,7 @@ from nightmarket.shop import Settings, ShopError, load_shop
 from nightmarket.spark import server
 from nightmarket.steps import POOLS
 
-AIRFLOW_PORT, MLFLOW_PORT, SPARK_PORT = 8080, 5000, 15002
+AIRFLOW_PORT, MLFLOW_PORT, SPARK_PORT, LOOKUP_PORT = 8080, 5000, 15002, 8088
 SPARK = "spark"
 
 
@@ -94,7 +94,7 @@ def _up(settings: Settings, args: argparse.Namespace) -> int:
     told = services.running(airflow.state(settings))
     if not told:
         # the demo shop's calendar is its own: the night of today would leave a gap of months
-        with _start(settings, Screen(), scheduled=settings.shop.demo is None) as (supervisor, _):
+        with _start(settings, Screen(), scheduled=settings.shop.demo is None, looked_up=True) as (supervisor, _):
             supervisor.keep = True
     return _status(settings, args)
 
@@ -143,8 +143,9 @@ def _backfill(settings: Settings, args: argparse.Namespace) -> int:
 class _start:
     """Everything up and healthy, as a context: (supervisor, client). Stops it all when left, unless told to keep."""
 
-    def __init__(self, settings: Settings, screen: Screen, scheduled: bool):
-        self.settings, self.screen, self.scheduled = settings, screen, scheduled
+    def __init__(self, settings: Settings, screen: Screen, scheduled: bool, looked_up: bool = False):
+        """`looked_up`: whether look-ups are served over HTTP meanwhile, with a scrape endpoint."""
+        self.settings, self.screen, self.scheduled, self.looked_up = settings, screen, scheduled, looked_up
 
     def __enter__(self) -> tuple[Supervisor, airflow.Client]:
         settings, screen = self.settings, self.screen
@@ -172,6 +173,8 @@ class _start:
         try:
             if local:
                 self.supervisor.start(_mailbox(settings, int(extra["NIGHTMARKET_MAIL_PORT"])))
+            if self.looked_up:
+                self.supervisor.start(_lookup(settings, services.free_port(LOOKUP_PORT)))
             self.supervisor.start(_mlflow(settings, registry))  # it makes its database while Airflow makes its own
             if spark:
                 self.supervisor.start(spark)
@@ -207,6 +210,11 @@ def _mlflow(settings: Settings, port: int) -> Service:
             return False
 
     return Service("mlflow", argv, ready, url)
+
+
+def _lookup(settings: Settings, port: int) -> Service:
+    argv = [sys.executable, "-m", "jobs.serve", "--shop", str(settings.file), "--port", str(port)]
+    return Service("lookup", argv, lambda: services.listens(port), f"http://127.0.0.1:{port}")
 
 
 def _mailbox(settings: Settings, port: int) -> Service:

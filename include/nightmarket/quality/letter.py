@@ -121,11 +121,8 @@ def mail(letter: Letter, sender: str) -> EmailMessage:
     return message
 
 
-def post(letter: Letter, folder: Path, outbox: Outbox, sender: str, force: bool = False) -> tuple[Entry, bool]:
-    """Writes the letter as files into `folder` first, then queues its mail: (entry, whether it is new).
-
-    The same letter about the same night is queued once, unless `force`.
-    """
+def write(letter: Letter, folder: Path) -> None:
+    """Writes the letter as page and text into `folder`, with its pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     for n, picture in enumerate(letter.pictures):
         path = folder / f"{letter.slug}-{n}.png"
@@ -134,4 +131,12 @@ def post(letter: Letter, folder: Path, outbox: Outbox, sender: str, force: bool 
         temporary.replace(path)
     write_atomically(folder / f"{letter.slug}.html", html(letter, lambda n: f"{letter.slug}-{n}.png"))
     write_atomically(folder / f"{letter.slug}.txt", plain(letter))
+
+
+def post(letter: Letter, folder: Path, outbox: Outbox, sender: str, force: bool = False) -> tuple[Entry, bool]:
+    """Writes the letter as files into `folder` first, then queues its mail: (entry, whether it is new).
+
+    The same letter about the same night is queued once, unless `force`.
+    """
+    write(letter, folder)
     return outbox.put(mail(letter, sender), key_of(letter.shop, letter.slug, str(letter.night), letter.digest()), force=force)

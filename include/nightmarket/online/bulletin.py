@@ -1,0 +1,89 @@
+"""An experiment's page and letter: where it stands, what it shows, what happens next."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from nightmarket.online.experiments import Reading, State
+from nightmarket.quality.letter import Letter, Section, Table, Tone
+from nightmarket.shop import Experiment, Language, Settings
+
+_TONES: dict[str, Tone] = {"running": "good", "won": "good", "harmed": "bad", "invalid": "bad", "no_difference": "look", "inconclusive": "look"}
+_TEXTS: dict[Language, dict[str, str]] = {
+    "en": {
+        "subject": "[{shop}] Experiment {name}: {status}",
+        "headline": "Experiment {name}: {status}",
+        "running": "running, {share:.0%} of its traffic take part", "won": "{arm} won", "harmed": "stopped, {arm} does harm",
+        "invalid": "stopped, its arms are not comparable", "no_difference": "no difference", "inconclusive": "undecided when its days were over",
+        "lead": "About {metric} by shopper over {horizon} days; smallest change worth finding {effect:.0%}. Began {starts}, ends {ends} at the latest.",
+        "plan": "Planned: {units:,} shoppers a treatment (a single look at the end would need {once:,}). Before it began the mean was {mean:.4g}, "
+                "and what shoppers did before explains {explained:.0%} of the differences between them.",
+        "no_plan": "Not planned: the metric was 0 for everybody before it began.",
+        "readings": "What it shows", "readings.words": "Change against {control}, better is positive; the intervals stay true however often one looks.",
+        "arm": "treatment, metric", "shoppers": "shoppers", "change": "change", "p": "p",
+        "guardrail": "{arm}: {metric} (guardrail, a loss of {tolerance:.0%} is {excluded})", "metric": "{arm}: {metric}",
+        "excluded": "excluded", "open": "not excluded yet", "early": "too few yet",
+        "arms": "Who was exposed", "arms.words": "Sample-ratio check: chi-square {chi:.2f}, p {once:.3g} for one look, {always:.3g} for all looks.",
+        "share": "share",
+        "promote": "To make it the champion: python -m jobs.experiment --run-date {night} --promote {name} --approve NAME --reason TEXT",
+        "footer": "Written by Nightmarket for {owner}.",
+    },
+    "zh": {
+        "subject": "[{shop}] 实验 {name}:{status}",
+        "headline": "实验 {name}:{status}",
+        "running": "进行中,{share:.0%} 的流量参与", "won": "{arm} 胜出", "harmed": "已停止,{arm} 造成损害",
+        "invalid": "已停止,各组不可比", "no_difference": "没有差异", "inconclusive": "期限已到,尚无结论",
+        "lead": "指标:每位顾客 {horizon} 天内的 {metric};值得发现的最小变化 {effect:.0%}。始于 {starts},最迟 {ends} 结束。",
+        "plan": "计划:每个实验组 {units:,} 位顾客(仅在结束时看一次则需 {once:,})。开始前均值为 {mean:.4g},顾客此前的行为解释了差异的 {explained:.0%}。",
+        "no_plan": "无法计划:开始前该指标对所有人均为 0。",
+        "readings": "实验结果", "readings.words": "与 {control} 相比的变化,正值更好;无论看多少次,区间都成立。",
+        "arm": "实验组与指标", "shoppers": "顾客", "change": "变化", "p": "p",
+        "guardrail": "{arm}:{metric}(护栏,{tolerance:.0%} 的损失{excluded})", "metric": "{arm}:{metric}",
+        "excluded": "已排除", "open": "尚未排除", "early": "样本太少",
+        "arms": "参与的顾客", "arms.words": "样本比例检验:卡方 {chi:.2f},单次 p 为 {once:.3g},随时有效 p 为 {always:.3g}。",
+        "share": "份额",
+        "promote": "如需上线:python -m jobs.experiment --run-date {night} --promote {name} --approve 姓名 --reason 理由",
+        "footer": "由 Nightmarket 为 {owner} 撰写。",
+    },
+}
+
+
+def bulletin(settings: Settings, state: State, rules: Experiment) -> Letter:
+    """What the recommendations' owner is told of an experiment after a night."""
+    owner = settings.owner_of("recommendations")
+    language = owner.language or settings.shop.language
+    words = _TEXTS[language]
+    shop = settings.shop.title or settings.shop.shop
+    status = words[state.status].format(share=state.enrolment(rules), arm=state.arm)
+    control = next(iter(rules.arms))
+    lead = [f"{state.why[0].upper()}{state.why[1:]}.", words["lead"].format(
+        metric=rules.metric, horizon=rules.horizon_days, effect=rules.effect, starts=rules.starts,
+        ends=rules.starts + timedelta(days=rules.days - 1))]
+    if state.plan is not None:
+        lead.append(words["plan"].format(units=state.plan.units, once=state.plan.once, mean=state.plan.mean, explained=state.plan.explained)
+                    if state.plan.units else words["no_plan"])
+    if state.status == "won" and state.arm in rules.serves:
+        lead.append(words["promote"].format(night=state.night, name=state.name))
+    readings = Table((words["arm"], words["shoppers"], words["change"], words["p"]), tuple(_row(r, words) for r in state.readings))
+    found = state.mismatch
+    total = max(1, sum(state.units.values()))
+    arms = Table((words["arm"], words["shoppers"], words["share"]), tuple(
+        (arm, f"{n:,}", f"{n / total:.1%} / {rules.arms[arm]:.1%}") for arm, n in state.units.items()))
+    return Letter(
+        slug=f"experiment-{state.name}", shop=shop, night=state.night, language=language, recipients=owner.mail, tone=_TONES[state.status],
+        subject=words["subject"].format(shop=shop, name=state.name, status=status),
+        headline=words["headline"].format(name=state.name, status=status), lead=tuple(lead),
+        sections=(
+            Section(words["readings"], (words["readings.words"].format(control=control),), readings),
+            Section(words["arms"], (words["arms.words"].format(chi=found.chi_square, once=found.p_once, always=found.p_always),), arms),
+        ),
+        footer=words["footer"].format(owner=owner.name),
+    )
+
+
+def _row(r: Reading, words: dict[str, str]) -> tuple[str, ...]:
+    name = words["metric"].format(arm=r.arm, metric=r.metric) if r.role == "metric" else words["guardrail"].format(
+        arm=r.arm, metric=r.metric, tolerance=r.tolerance, excluded=words["excluded" if r.excluded else "open"])
+    if r.change is None or r.low is None or r.high is None:
+        return name, f"{r.units:,}", words["early"], "–"
+    return name, f"{r.units:,}", f"{r.change:+.1%} [{r.low:+.1%}, {r.high:+.1%}]", f"{r.p_value:.3g}"

@@ -1,0 +1,102 @@
+"""Which list a shopper gets while experiments run: the arm's, from the arm's publication, with the exposure logged.
+
+`<root>/published/experiments.json` says what runs: it is written by the night, whole or not at all. A treatment that a model serves has a
+publication of its own below `<root>/published/arms/<experiment>/<arm>/`; everyone else is answered from the champion's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from nightmarket.lake import write_atomically
+from nightmarket.online.assignment import Split
+from nightmarket.recommend.lookup import Answer, Lookup
+
+RUNNING = "experiments.json"
+
+
+class ExposureLog:
+    """Appends exposures to this process's file of the day."""
+
+    def __init__(self, folder: Path, writer: str = ""):
+        """`writer` tells processes apart; the process id where it is not given."""
+        self._folder, self._writer = folder, writer or str(os.getpid())
+
+    def append(self, day: date, experiment: str, unit: str, arm: str, at: datetime) -> None:
+        """One line; `day` is the shop's. Raises ValueError for a time without zone."""
+        if at.tzinfo is None:
+            raise ValueError(f"{at.isoformat()} has no time zone")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"experiment": experiment, "unit": unit, "arm": arm, "at": at.isoformat()}, ensure_ascii=False) + "\n"
+        # one write of one line, at the end wherever that is: the kernel keeps lines of several writers apart
+        handle = os.open(self._folder / f"{day}.{self._writer}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Running:
+    """One experiment as the lookup needs it."""
+
+    split: Split
+    enrolment: float
+    serves: Mapping[str, str]
+    """Folder of the publication below `published/`, by treatment that a model serves."""
+    counts: bool
+    """Whether exposures are logged: not any more once it is decided."""
+
+
+def write_running(folder: Path, running: list[Running]) -> None:
+    """Replaces what the lookup knows by one rename."""
+    told = [{"name": r.split.name, "layer": r.split.layer, "traffic": r.split.traffic, "arms": list(r.split.arms.items()),
+             "salt": r.split.salt, "enrolment": r.enrolment, "serves": dict(r.serves), "counts": r.counts} for r in running]
+    write_atomically(folder / RUNNING, json.dumps({"experiments": told}, indent=1))
+
+
+def read_running(folder: Path) -> list[Running]:
+    """What runs; nothing where no night has said so."""
+    try:
+        told: list[dict[str, Any]] = json.loads((folder / RUNNING).read_text(encoding="utf-8"))["experiments"]
+    except FileNotFoundError:
+        return []
+    return [Running(Split(t["name"], t["layer"], (t["traffic"][0], t["traffic"][1]), dict(t["arms"]), t["salt"]), t["enrolment"],
+                    t["serves"], t["counts"]) for t in told]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An answer, and the arm by experiment that it was given for."""
+
+    answer: Answer
+    arms: Mapping[str, str]
+
+
+def recommend(
+    folder: Path, log: ExposureLog | None, zone: ZoneInfo, user_id: str | None, country: str | None, k: int, now: datetime
+) -> Shown:
+    """Answers a shopper from `<root>/published`, logging each arm that was decisive. Strangers are in no experiment.
+
+    Without a `log` nothing counts: for looking at what somebody would get. Raises PublicationError where nothing was published.
+    """
+    arms: dict[str, str] = {}
+    serving = folder
+    for running in read_running(folder) if user_id else []:
+        arm = running.split.arm(str(user_id), running.enrolment)
+        if arm is None:
+            continue
+        arms[running.split.name] = arm
+        if arm in running.serves:
+            serving = folder / running.serves[arm]
+        if log is not None and running.counts:
+            log.append(now.astimezone(zone).date(), running.split.name, str(user_id), arm, now)
+    with Lookup(serving) as publication:
+        return Shown(publication.recommend(user_id, country, k), arms)

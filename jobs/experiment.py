@@ -1,0 +1,242 @@
+"""Take the night's exposure log in, judge every experiment of shop.yaml, serve their arms, tell their owner.
+
+Reads `<root>/exposures/<night>*.jsonl` (written by `jobs.lookup`, or by the shop: docs of nightmarket.online.exposures) and the night's
+gold.features; publishes gold.exposures and gold.experiments. Where the night is the newest, each treatment that a model serves gets its
+publication and `<root>/published/experiments.json` tells the lookup who gets what from now on: a canary rises while its guardrails
+hold, a harm sends everybody back to the control. A page an experiment under reports/experiments/<night>/; a mail where its state or
+its share of the traffic changed.
+
+A winner is promoted by a person (--promote), or by itself where shop.yaml says `promote: true`: through the model gate's record and
+the ledger either way. Exits 3 where the gate refused the night, an experiment was changed while it ran, or a promotion is refused.
+
+  python -m jobs.experiment --run-date 2026-03-10
+  python -m jobs.experiment --run-date 2026-03-31 --promote warmer_ranking --approve "Ada" --reason "two good weeks"
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nightmarket import command
+from nightmarket import log as logs
+from nightmarket.command import Night, Refused, UsageError
+from nightmarket.contracts import EXPERIMENTS, EXPOSURES, FEATURES
+from nightmarket.lake import Input, Manifest, code_version
+from nightmarket.quality.verdict import require_passed
+from nightmarket.shop import Experiment
+
+if TYPE_CHECKING:
+    from nightmarket.online.experiments import State
+    from nightmarket.online.serving import Running
+
+log = logs.logger("experiment")
+SECTIONS = ("experiments", "time_zone", "shop")
+
+
+def extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--promote", metavar="EXPERIMENT", help="make the model of the arm that won the champion")
+    parser.add_argument("--approve", metavar="NAME", help="who promotes")
+    parser.add_argument("--reason", metavar="TEXT", help="why, for the ledger")
+
+
+def run(night: Night) -> list[Manifest]:
+    """The manifests of the night's gold.exposures and gold.experiments; none where shop.yaml has no experiment. Raises Refused."""
+    experiments = {n: e for n, e in night.settings.shop.experiments.items() if e.starts <= night.run_date}
+    if night.args.promote:
+        _promote_by_hand(night)
+        return []
+    if not night.settings.shop.experiments:
+        log.info(logs.said("no experiments", run_date=night.run_date))
+        return []
+    require_passed(night.lake, night.run_date)
+    exposures = _exposures(night)
+    states = _states(night, exposures, experiments)
+    if night.dry_run:
+        for state in states:
+            log.info(logs.said("would tell", experiment=state.name, status=state.status, why=state.why))
+        return [m for m in (exposures,) if m]
+    made = _publish(night, states, exposures)
+    if not any(d > night.run_date for d in night.lake.dates(EXPERIMENTS)):
+        _serve(night, states)
+        for state in states:
+            if state.status == "won" and experiments[state.name].promote:
+                _promote(night, state, "jobs.experiment", None)
+    _tell(night, states)
+    return [m for m in (exposures, made) if m]
+
+
+def _exposures(night: Night) -> Manifest | None:
+    """Publishes the day's exposures, unless the same files were taken already."""
+    import hashlib
+
+    from nightmarket.evaluate.protocol import Holdout
+    from nightmarket.online import exposures
+    from nightmarket.online.experiments import split
+    from nightmarket.protect.keys import Keyring, encrypter
+
+    shop = night.settings.shop
+    files = exposures.files_of(night.settings.places.root / "exposures", night.run_date)
+    read = [Input(f.name, hashlib.sha256(f.read_bytes()).hexdigest(), bytes=f.stat().st_size) for f in files]
+    settings = night.settings.digest(*SECTIONS)
+    if night.is_current(EXPOSURES, night.run_date, read, settings):
+        return night.lake.manifest(EXPOSURES, night.run_date)
+    splits = {n: split(shop.shop, n, e) for n, e in shop.experiments.items()}
+    end = Holdout.of(night.run_date, 1, night.settings.zone).end
+    taken = exposures.take(files, splits, night.run_date, end, encrypter(Keyring.load(night.settings)))
+    log.info(logs.said("exposures", run_date=night.run_date, lines=taken.lines, shoppers=taken.rows.num_rows, rejected=taken.rejected.num_rows))
+    if night.dry_run:
+        return None
+    with night.lake.writer(EXPOSURES, [night.run_date]) as writer:
+        writer.stage_arrow(night.run_date, taken.rows, taken.rejected)
+        return writer.publish(night.run_date, inputs=read, settings=settings, code=code_version(), run_id=night.run_id,
+                              sums={"shows": str(taken.lines - taken.rejected.num_rows)}, notes={"lines": taken.lines})
+
+
+def _states(night: Night, exposures: Manifest | None, experiments: dict[str, Experiment]) -> list[State]:
+    from nightmarket.online.experiments import Changed, assess
+    from nightmarket.online.exposures import exposed
+    from nightmarket.recommend.histories import Histories
+
+    before = _before(night)
+    histories = Histories.from_table(night.lake.at(FEATURES, night.run_date).arrow())
+    states = []
+    for name, rules in experiments.items():
+        seen = exposed(night.lake, name, list(rules.arms), rules.starts, night.run_date)
+        with logs.stage(log, "judged", experiment=name, shoppers=len(seen.unit)) as said:
+            try:
+                state = assess(name, rules, seen, histories, night.run_date, night.settings.zone, before.get(name))
+            except Changed as error:
+                raise Refused(str(error)) from None
+            said |= {"status": state.status, "step": state.step, "why": state.why}
+        states.append(state)
+    return states
+
+
+def _before(night: Night) -> dict[str, State]:
+    """States after the newest earlier night."""
+    from nightmarket.online.experiments import State
+
+    earlier = [d for d in night.lake.dates(EXPERIMENTS) if d < night.run_date]
+    made = night.lake.manifest(EXPERIMENTS, earlier[-1]) if earlier else None
+    return {t["name"]: State.from_json(t) for t in made.notes["states"]} if made else {}
+
+
+def _publish(night: Night, states: list[State], exposures: Manifest | None) -> Manifest:
+    import pyarrow as pa
+
+    started = time.monotonic()
+    rows = [
+        {"experiment": s.name, "status": s.status, "arm": r.arm, "metric": r.metric, "role": r.role, "units": r.units, "control": r.control,
+         "treatment": r.treatment, "change": r.change, "low": r.low, "high": r.high, "p_value": r.p_value}
+        for s in states for r in s.readings
+    ]
+    read = [night.lake.at(FEATURES, night.run_date).manifest.as_input(), *([exposures.as_input()] if exposures else [])]
+    with night.lake.writer(EXPERIMENTS, [night.run_date]) as writer:
+        writer.stage_arrow(night.run_date, pa.Table.from_pylist(rows, EXPERIMENTS.arrow_schema()))
+        return writer.publish(night.run_date, inputs=read, settings=night.settings.digest(*SECTIONS), code=code_version(), run_id=night.run_id,
+                              seconds=time.monotonic() - started, notes={"states": [s.to_json() for s in states]})
+
+
+def _serve(night: Night, states: list[State]) -> None:
+    """Publications of the arms that models serve, then the list of what runs."""
+    from nightmarket.online.experiments import split
+    from nightmarket.online.serving import Running, write_running
+
+    shop, folder = night.settings.shop, night.settings.places.root / "published"
+    running = []
+    for state in states:
+        rules = shop.experiments[state.name]
+        enrolment = state.enrolment(rules)
+        serves = {arm: _arm(night, state.name, arm, version) for arm, version in rules.serves.items()} if enrolment else {}
+        running.append(Running(split(shop.shop, state.name, rules), enrolment, serves, not state.final))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_running(folder, [*running, *_tomorrow(night)])
+
+
+def _tomorrow(night: Night) -> list[Running]:
+    """Experiments whose first night is the next one: shoppers of that day are the first to be exposed."""
+    from datetime import timedelta
+
+    from nightmarket.online.experiments import split
+    from nightmarket.online.serving import Running
+
+    shop = night.settings.shop
+    return [
+        Running(split(shop.shop, name, rules), rules.canary[0], {a: _arm(night, name, a, v) for a, v in rules.serves.items()}, True)
+        for name, rules in shop.experiments.items() if rules.starts == night.run_date + timedelta(days=1)
+    ]
+
+
+def _arm(night: Night, name: str, arm: str, version: str) -> str:
+    """Publishes what a treatment's model answers for the night; the folder below `published/`."""
+    from jobs.publish import answers
+    from nightmarket.recommend.lookup import About, serve, serving
+    from nightmarket.registry.client import Registry
+
+    place = f"arms/{name}/{arm}"
+    folder = night.settings.places.root / "published" / place
+    model = Registry(night.settings).version(version)
+    source = night.lake.at(FEATURES, night.run_date).manifest.digest
+    now = serving(folder)
+    if now is None or (now.run_date, now.model_version, now.digest) != (night.run_date, version, source):
+        made, _ = answers(night, model)
+        serve(folder, made.rows, About(night.run_date, model.name, version, source))
+    return place
+
+
+def _promote_by_hand(night: Night) -> None:
+    name, args = night.args.promote, night.args
+    if name not in night.settings.shop.experiments:
+        raise UsageError(f"--promote {name}: shop.yaml has no such experiment; it has {', '.join(night.settings.shop.experiments) or 'none'}")
+    if not (args.approve or "").strip() or not (args.reason or "").strip():
+        raise UsageError("--promote needs --approve NAME and --reason TEXT; the ledger keeps both")
+    made = night.lake.manifest(EXPERIMENTS, night.run_date)
+    from nightmarket.online.experiments import State
+
+    told = {t["name"]: State.from_json(t) for t in made.notes["states"]} if made else {}
+    if name not in told:
+        raise Refused(f"experiment {name} was not judged on {night.run_date}; run `python -m jobs.experiment --run-date {night.run_date}` first")
+    _promote(night, told[name], args.approve.strip(), args.reason.strip())
+
+
+def _promote(night: Night, state: State, who: str, why: str | None) -> None:
+    from nightmarket.online.promotion import promote
+    from nightmarket.registry.client import Registry
+
+    registry = Registry(night.settings)
+    rules = night.settings.shop.experiments[state.name]
+    if night.dry_run:
+        log.info(logs.said("would promote", experiment=state.name, arm=state.arm))
+        return
+    moved = promote(registry.ledger, registry.model, state, rules, who, why)
+    registry.sync()
+    log.info(logs.said("promoted", experiment=state.name, arm=state.arm, version=rules.serves[str(state.arm)], moves=len(moved)))
+
+
+def _tell(night: Night, states: list[State]) -> None:
+    from nightmarket.online.bulletin import bulletin
+    from nightmarket.quality import letter
+    from nightmarket.quality.outbox import Outbox
+
+    before, settings = _before(night), night.settings
+    folder = settings.places.reports / "experiments" / night.run_date.isoformat()
+    for state in states:
+        told = bulletin(settings, state, settings.shop.experiments[state.name])
+        was = before.get(state.name)
+        if was is not None and (was.status, was.step) == (state.status, state.step):
+            letter.write(told, folder)
+            continue
+        entry, new = letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)
+        log.info(logs.said("told", experiment=state.name, mail=entry.id, queued=new))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main("experiment", __doc__ or "", run, argv, extend)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
