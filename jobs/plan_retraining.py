@@ -12,6 +12,7 @@ were trained from before).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import sys
@@ -99,6 +100,9 @@ def _order(night: Night) -> None:
 def _inputs(night: Night, open_orders: dict[str, Filed | None]) -> list[Input]:
     """What the plan is made from, but for the state of the registry: what the plan itself sets in motion does not change it."""
     found = [m.as_input() for d in (QUALITY, DRIFT) if (m := night.lake.manifest(d, night.run_date)) is not None]
+    if (watched := night.lake.manifest(DRIFT, night.run_date)) is not None:  # the live quality is in the notes alone
+        told = json.dumps(watched.notes, sort_keys=True)
+        found.append(Input(f"notes:{DRIFT.id}/{night.run_date}", hashlib.sha256(told.encode()).hexdigest()[:16]))
     for kind in KINDS:
         found += trained_on(night, kind)
     found += [Input(f"order/{o.model}/{o.night}", o.id) for o in open_orders.values() if o is not None]

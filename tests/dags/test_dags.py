@@ -123,8 +123,8 @@ def test_a_kind_that_fails_is_told_about_and_fails_the_run(made: dict[str, DAG])
 def test_every_registered_kind_is_retrained_by_a_task_of_its_own(made: dict[str, DAG]) -> None:
     task = made["nightly_retraining"].task_dict["retrain"]
     assert task.is_mapped
-    commands = task.expand_input.value["command"]
-    assert [c.rpartition("--model ")[2] for c in commands] == kinds() and "recommender" in kinds()
+    assert task.expand_input.value == {"arguments": [f"--model {kind}" for kind in kinds()]} and "recommender" in kinds()
+    assert "command" not in task.expand_input.value, "what is mapped is not rendered, and the command is a template"
 
 
 def test_schedules(made: dict[str, DAG]) -> None:
@@ -177,7 +177,10 @@ def _commands(made: dict[str, DAG]) -> str:
                     continue
                 context = {"dag_run": run, "params": params, "run_id": "a run+1"}
                 if task.is_mapped:
-                    lines += [dag.get_template_env().from_string(c).render(context) for c in task.expand_input.value["command"]]
+                    for arguments in task.expand_input.value["arguments"]:
+                        fresh = task.unmap({"arguments": arguments})
+                        fresh.render_template_fields(context, jinja_env=dag.get_template_env())
+                        lines.append(f"{fresh.command} {fresh.arguments}")
                     continue
                 fresh = dag.task_dict[task.task_id].prepare_for_execution()
                 fresh.render_template_fields(context, jinja_env=dag.get_template_env())

@@ -223,7 +223,7 @@ def summary(shop: Shop, n: int) -> tuple[str, str]:
     """(subject, text) of the newest summary."""
     assert summarise.main(["--shop", str(shop.settings.file), "--run-date", str(D(n))]) == 0
     box = Outbox(shop.settings.places.outbox)
-    entry = [e for e in box.entries() if "Models of" in e.subject or "的模型" in e.subject][-1]
+    entry = [e for e in box.entries() if ("Models of" in e.subject or "的模型" in e.subject) and str(D(n)) in e.subject][-1]
     return entry.subject, box.message(entry.id).get_body(("plain",)).get_content()  # type: ignore[union-attr]
 
 

@@ -66,6 +66,8 @@ def test_a_rollback_needs_a_promotion_not_long_ago() -> None:
     assert names(2, [LIVE], [ROLLBACK], promoted=None)[0][2] == "no promotion within 3 nights"
     assert names(2, [LIVE], [ROLLBACK], promoted=5)[0][2].startswith("no promotion within"), "a champion of later data is not the cause"
     assert names(2, [LIVE], [ROLLBACK], promoted=0, rolled_back=True)[0][2] == "the champion was gone back to already"
+    twice = names(2, [LIVE, Alert("quality.hit_rate", "x")], [ROLLBACK.model_copy(update={"daily_limit": 2})], promoted=0)
+    assert [d for _, _, d in twice] == ["", "the champion was gone back to already"], "one step back a night"
     with pytest.raises(ValueError, match="after_promotion_nights"):
         Response(when="quality.*", do="rollback")
 

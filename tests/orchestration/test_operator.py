@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,10 @@ import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from nightmarket.orchestration import JobOperator
+from nightmarket.contracts import FEATURES, QUALITY, Dataset
+from nightmarket.lake import Lake
+from nightmarket.orchestration import JobOperator, NightReady
+from nightmarket.shop import Settings
 
 
 def _operator(code: str, **options: Any) -> JobOperator:
@@ -30,6 +34,30 @@ def _says(code: int) -> str:
 def test_done_hands_on_the_manifests() -> None:
     code = "import sys, pathlib; pathlib.Path(sys.argv[sys.argv.index('--result') + 1]).write_text('[\"a/manifest.json\"]')"
     assert _operator(code).execute({}) == ["a/manifest.json"]
+
+
+def test_arguments_are_appended() -> None:
+    code = "import sys, json, pathlib; pathlib.Path(sys.argv[-1]).write_text(json.dumps(sys.argv[1:-2]))"
+    assert _operator(code, arguments="--model 'a b'").execute({}) == ["--run-date", "2026-03-04", "--model", "a b"]
+
+
+def test_a_night_is_waited_for_until_it_is_judged_and_aggregated(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTMARKET_SHOP", str(settings.file))
+    lake, night = Lake(settings.places.lake), date(2026, 3, 4)
+    wait = NightReady(task_id="wait", night="2026-03-04")
+
+    def publish(dataset: Dataset, **notes: str) -> None:
+        with lake.writer(dataset, [night]) as writer:
+            writer.publish(night, inputs=[], settings="s", code="c", notes=notes)
+
+    assert not wait.poke({})
+    publish(QUALITY, verdict="warned", from_date="2026-03-04")
+    assert not wait.poke({})
+    publish(FEATURES)
+    assert wait.poke({})
+    publish(QUALITY, verdict="refused", from_date="2026-03-04")
+    with pytest.raises(AirflowFailException, match="the gate refused the night of 2026-03-04"):
+        wait.poke({})
 
 
 def test_a_fault_is_retried() -> None:

@@ -92,7 +92,7 @@ def decide(
                 why = f"done on {last}; cool-down of {rule.cool_down_nights} nights"
             elif tonight >= rule.daily_limit:
                 why = f"daily limit of {rule.daily_limit}"
-            elif rule.do == "rollback" and rolled_back:
+            elif rule.do == "rollback" and (rolled_back or any(i.rule.do == "rollback" and not i.declined for i in made)):
                 why = "the champion was gone back to already"
             elif rule.after_promotion_nights is not None and (age is None or not 0 <= age < rule.after_promotion_nights):
                 why = f"no promotion within {rule.after_promotion_nights} nights" + (f": the newest is {age} nights old" if age is not None else "")

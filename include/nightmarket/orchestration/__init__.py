@@ -59,7 +59,8 @@ def job_task(name: str, *, arguments: str = "", **options: Any) -> JobOperator:
 
 def mapped_job(name: str, arguments: Sequence[str], **options: Any) -> Any:
     """The same, once for each of `arguments`: mapped tasks of one name, of which one that fails does not stop the others."""
-    return JobOperator.partial(**{**_job(name), **options}).expand(command=[_command(name, a) for a in arguments])
+    shown = {"map_index_template": "{{ task.arguments }}"}
+    return JobOperator.partial(**{**_job(name), "command": _command(name, ""), **shown, **options}).expand(arguments=list(arguments))
 
 
 def outcome() -> EmptyOperator:

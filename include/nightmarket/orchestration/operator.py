@@ -43,6 +43,7 @@ class JobOperator(BaseOperator):
     the list of published manifests' paths. A dry run ends as skipped, so that no asset event says that data changed.
 
     :param command: the command line (templated). `--result` is added when it runs.
+    :param arguments: appended to it as they are; what a mapped task maps over, for Airflow renders no template that is mapped.
     :param may_be_late: what cannot be done leaves the task skipped instead of failed: the next night tries again.
     """
 
@@ -50,16 +51,17 @@ class JobOperator(BaseOperator):
     template_fields_renderers = {"command": "bash"}
     ui_color = "#e8eefc"
 
-    def __init__(self, *, command: str, may_be_late: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, command: str, arguments: str = "", may_be_late: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.command = command
+        self.arguments = arguments
         self.may_be_late = may_be_late
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Any) -> list[str]:
         with tempfile.TemporaryDirectory(prefix="nightmarket-") as folder:
             result = Path(folder) / "manifests.json"
-            code = self._run([*shlex.split(self.command), "--result", str(result)])
+            code = self._run([*shlex.split(self.command), *shlex.split(self.arguments), "--result", str(result)])
             manifests = json.loads(result.read_text()) if result.exists() else []
         dry = bool((context.get("params") or {}).get("dry_run"))
         if code == DONE and not dry:

@@ -1,0 +1,84 @@
+"""A warm start takes the earlier model's weights by name of item and country, learns the newest days, and is checked for forgetting."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from nightmarket.evaluate.forgetting import lost, older
+from nightmarket.evaluate.protocol import Holdout
+from nightmarket.recommend import training
+from nightmarket.recommend.model import CannotStartWarm, Recommender
+from nightmarket.shop import Model
+from tests.recommend import synthetic
+
+pytestmark = pytest.mark.tensorflow
+SETTINGS = Model(embedding_dim=8, candidates=30, epochs=1, max_history=10, fit_days=14, holdout_days=14, bootstrap=50)
+
+
+@pytest.fixture(scope="module")
+def shop() -> Any:
+    return synthetic.shop(users=60, items=20)
+
+
+@pytest.fixture(scope="module")
+def before(shop: Any, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    table, items = shop
+    return Recommender.fit(table, items, synthetic.moment(70), SETTINGS, tmp_path_factory.mktemp("before"))
+
+
+def tables(model: Recommender) -> dict[str, np.ndarray]:
+    return {v.path.split("/")[-2]: v.numpy() for v in model._towers.model.variables if v.path.endswith("embeddings")}
+
+
+def test_rows_are_found_by_name() -> None:
+    old, new = training._rows_of(["a", "b", "c"], ["c", "x", "a"])
+    assert (list(old), list(new)) == ([3, 1], [1, 3])
+    assert [len(v) for v in training._rows_of(["a"], ["b"])] == [0, 0]
+
+
+def test_without_new_days_it_is_the_earlier_model(shop: Any, before: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing to learn: the same answers, score for score."""
+    table, items = shop
+    monkeypatch.setattr(training.towers, "write", lambda *_, **__: ([], 0))
+    warm = Recommender.fit(table, items, synthetic.moment(70), SETTINGS, tmp_path, warm=before)
+    one, other = (m.recommend(table, synthetic.moment(80), 5).to_pylist() for m in (warm, before))
+    assert [(r["audience_id"], r["item_id"]) for r in one] == [(r["audience_id"], r["item_id"]) for r in other]
+    assert [r["score"] for r in one] == pytest.approx([r["score"] for r in other], abs=1e-5)
+
+
+def test_it_learns_and_keeps_the_ranker(shop: Any, before: Recommender, tmp_path: Path) -> None:
+    table, items = shop
+    warm = Recommender.fit(table, items, synthetic.moment(84), SETTINGS, tmp_path / "a", warm=before)
+    again = Recommender.fit(table, items, synthetic.moment(84), SETTINGS, tmp_path / "b", warm=before)
+    now, was = tables(warm)["identity"], tables(before)["identity"]
+    assert not np.array_equal(now, was), "the towers learnt"
+    assert np.array_equal(now, tables(again)["identity"]), "the same start, the same end"
+    for a, b in zip(warm._ranker.variables, before._ranker.variables, strict=True):
+        assert np.array_equal(a.numpy(), b.numpy())
+    assert warm.config["cut"].startswith(synthetic.moment(84).date().isoformat())
+    warm.save(tmp_path / "saved")
+    assert Recommender.load(tmp_path / "saved").config["thresholds"] == before.config["thresholds"]
+
+
+def test_what_does_not_fit_is_said(shop: Any, before: Recommender, tmp_path: Path) -> None:
+    table, items = shop
+    with pytest.raises(CannotStartWarm, match="has seen days after"):
+        Recommender.fit(table, items, synthetic.moment(60), SETTINGS, tmp_path, warm=before)
+    with pytest.raises(CannotStartWarm, match=r"dim 8, history 10 and 30 candidates"):
+        Recommender.fit(table, items, synthetic.moment(80), SETTINGS.model_copy(update={"embedding_dim": 16}), tmp_path, warm=before)
+
+
+def test_forgetting_is_measured_on_days_that_both_have_learnt_from(shop: Any, before: Recommender, tmp_path: Path) -> None:
+    table, items = shop
+    span = older(synthetic.moment(70), 14, ZoneInfo("UTC"))
+    assert span.end <= synthetic.moment(70) and span.end - span.cut == timedelta(days=14)
+    same = lost(table, items, span, before, before, "ndcg@10", 1, 50)
+    assert same is not None and (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    nobody = Holdout(synthetic.moment(-100), synthetic.moment(-90))
+    assert lost(table, items, nobody, before, before, "ndcg@10", 1, 50) is None
