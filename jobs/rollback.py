@@ -131,9 +131,13 @@ def _publish(settings: Settings, lake: Lake, kind: Kind, night: date, version: s
     from nightmarket.recommend.lookup import About, difference
 
     job = importlib.import_module(f"jobs.{kind.publish}")
-    made: list[Manifest] = job.run(Night(settings, lake, night, night, run_id, False, False, argparse.Namespace()))
+    p = command.parser(kind.publish, "")
+    getattr(job, "extend", lambda _: None)(p)
+    args = p.parse_args(["--run-date", night.isoformat()])
+    made: list[Manifest] = job.run(Night(settings, lake, night, night, run_id, False, False, args))
     with logs.stage(log, "verified", run_date=night, version=version, rows=made[0].rows_out):
-        apart = "" if made[0].notes["model_version"] == version else f"{night} was published by version {made[0].notes['model_version']}"
+        by = made[0].notes.get("model_version")
+        apart = "" if by == version else f"{night} was published by version {by}"
         if not apart and kind == RECOMMENDER:
             about = About(night, kind.name(settings.shop), version, made[0].digest)
             apart = difference(settings.places.root / "published", lake.at(RECOMMENDATIONS, night).arrow(), about)

@@ -15,6 +15,7 @@ from nightmarket.monitor.responses import Log
 from nightmarket.quality.outbox import Outbox
 from nightmarket.quality.rules import SEVERITIES, severity_of
 from nightmarket.registry.client import Submission
+from nightmarket.registry.kinds import KINDS
 from nightmarket.shop import Settings
 from tests.jobs import test_publish
 from tests.jobs.test_plan_retraining import with_plan
@@ -231,7 +232,7 @@ def test_the_morning_mail(shop: Shop) -> None:
     with_plan(shop, "skip")
     shop.drifted(0, "events.country")
     subject, text = summary(shop, 0)
-    assert subject == f"[Small shop] Models of {D(0)}: 0 of 1 trained, all serve"
+    assert subject == f"[Small shop] Models of {D(0)}: 0 of {len(KINDS)} trained, all serve"
     assert "Every model of" in text and "left alone" in text and "version 2" in text
     assert "Drifted against the same weekdays before: events.country." in text
     again = len(Outbox(shop.settings.places.outbox).entries())

@@ -1,0 +1,83 @@
+"""nightly_retraining and rollback through a real scheduler."""
+
+from __future__ import annotations
+
+import time
+from datetime import date, datetime, timedelta, timezone
+
+import pytest
+
+from nightmarket.contracts import DRIFT, RETRAINING
+from nightmarket.embedded.night import INGESTION, TRAINING
+from nightmarket.lake import Lake
+from nightmarket.recommend.lookup import serving
+from nightmarket.registry.ledger import Ledger
+from tests.e2e.conftest import Embedded
+
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(2400)]
+RETRAIN, ROLLBACK = "nightly_retraining", "rollback"
+
+
+@pytest.fixture(scope="module")
+def night(embedded_night: Embedded) -> date:
+    """The last of the shop's days, taken in with all before it; its model promoted."""
+    demo = embedded_night.settings.shop.demo
+    assert demo is not None
+    first = date.fromisoformat(demo.first_day)
+    last = first + timedelta(days=demo.days - 1)
+    since = datetime.now(timezone.utc).isoformat()
+    run_id, state = embedded_night.night(last, first)
+    assert state == "success", embedded_night.why(INGESTION, run_id)
+    run_id, state = embedded_night.training(last, since)
+    assert state == "success", embedded_night.why(TRAINING, run_id)
+    return last
+
+
+def _run(embedded: Embedded, dag: str, partition: str | None, **conf: object) -> tuple[str, str]:
+    if embedded.client.get(f"/dags/{dag}")["is_paused"]:
+        embedded.client.patch(f"/dags/{dag}", {"is_paused": False})
+    body = {"logical_date": None, "conf": conf, "note": "a test"} | ({"partition_key": partition} if partition else {})
+    run_id = str(embedded.client.post(f"/dags/{dag}/dagRuns", body)["dag_run_id"])
+    return run_id, embedded.ends(dag, run_id, 1200)
+
+
+def test_a_night_that_was_trained_already_is_watched_planned_and_told_about(embedded_night: Embedded, night: date) -> None:
+    run_id, state = _run(embedded_night, RETRAIN, night.isoformat())
+    assert state == "success", embedded_night.why(RETRAIN, run_id)
+    lake = Lake(embedded_night.settings.places.lake)
+    assert lake.manifest(DRIFT, night) is not None
+    (row,) = [r for r in lake.at(RETRAINING, night).arrow().to_pylist() if r["model"] == "recommender"]
+    assert (row["action"], row["why"]) == ("skip", "it was trained from exactly these inputs before")
+    mapped = [t for t in embedded_night.client.tasks(RETRAIN, run_id) if t["task_id"] == "retrain"]
+    assert [t["map_index"] for t in mapped] == list(range(len(mapped))) and {t["state"] for t in mapped} == {"success"}
+    mailbox = embedded_night.settings.places.mailbox
+    assert any(b"Models of" in m.read_bytes() for m in mailbox.glob("*.eml"))
+
+
+def test_with_nothing_to_go_back_to_the_form_says_so_at_once(embedded_night: Embedded, night: date) -> None:
+    ledger = Ledger(embedded_night.settings.places.mlflow / "ledger.db")
+    if ledger.current("recommender", "previous") is not None:
+        pytest.skip("another test promoted a second model")
+    head = ledger.head()
+    run_id, state = _run(embedded_night, ROLLBACK, None, reason="a test")
+    assert state == "failed"
+    (task,) = [t for t in embedded_night.client.tasks(ROLLBACK, run_id) if t["task_id"] == "rollback"]
+    assert task["try_number"] == 1, "a refusal is not retried"
+    assert ledger.head() == head
+
+
+def test_going_back_from_the_form(embedded_night: Embedded, night: date) -> None:
+    """A second version, promoted by hand; then back to the first, by its number."""
+    settings = embedded_night.settings
+    ledger = Ledger(settings.places.mlflow / "ledger.db")
+    champion = ledger.current("recommender", "champion")
+    assert champion is not None
+    ledger.promote("recommender", "99", champion, "a test", "a version that does not exist")
+    started = time.monotonic()
+    run_id, state = _run(embedded_night, ROLLBACK, None, version=champion, reason="99 was a mistake")
+    assert state == "success", embedded_night.why(ROLLBACK, run_id)
+    assert time.monotonic() - started < 600
+    newest = ledger.newest("recommender", "champion")
+    assert newest is not None and (newest.to_version, newest.action, newest.why) == (champion, "back", "99 was a mistake")
+    now = serving(settings.places.root / "published")
+    assert now is not None and (now.run_date, now.model_version) == (night, champion)
