@@ -4,6 +4,7 @@ the night says what was wrong."""
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import threading
@@ -138,7 +139,7 @@ def test_a_clock_that_is_wrong(drill: Drill, tmp_path: Path, days: int) -> None:
     (tmp_path / "sitecustomize.py").write_text(CLOCK.format(days=days))
     datasets = (*BRONZE, *SILVER, QUALITY, DAILY_SALES, FEATURES, RECOMMENDATIONS)
     before, head, serves = drill.chain.identities(*datasets), drill.ledger.head(), drill.serves
-    wrong = replace(drill.chain, more={"PYTHONPATH": str(tmp_path)})
+    wrong = replace(drill.chain, more={"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))})
     for step in ("ingest", "clean", "gate", "aggregate", "publish"):
         wrong.run(step, *drill.span, "--force")
     after = drill.chain.identities(*datasets)
