@@ -155,6 +155,14 @@ def test_a_persons_order(shop: Shop) -> None:
     assert orders.pending(shop.settings, shop.lake, "recommender", D(3)) is None, "half an order is none"
 
 
+def test_of_two_orders_the_last_holds(shop: Shop) -> None:
+    shop.promote(shop.trained(0), 0)
+    nights.publish_inputs(shop.settings, D(1))
+    for action in ("retrain", "skip", "fine_tune", "retrain", "skip"):
+        assert shop.plan(1, "--order", action, "--who", "Ada", "--reason", "made up her mind") == 0
+        assert shop.planned(1)["action"] == action
+
+
 def test_an_order_waits_for_a_night_that_can_follow_it(shop: Shop) -> None:
     shop.promote(shop.trained(0), 0)
     orders.file(shop.settings, "recommender", D(1), "retrain", "ada", "x")

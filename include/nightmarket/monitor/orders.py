@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 from nightmarket.contracts import RETRAINING
@@ -26,6 +26,8 @@ class Filed:
     action: Action
     who: str
     why: str
+    at: str
+    """When it was filed, ISO 8601; of several for one night the last holds."""
 
     @property
     def id(self) -> str:
@@ -37,7 +39,7 @@ class Filed:
 
 def file(settings: Settings, model: str, night: date, action: Action, who: str, why: str) -> Filed:
     """Puts an order on file."""
-    made = Filed(model, night.isoformat(), action, who, why)
+    made = Filed(model, night.isoformat(), action, who, why, datetime.now(timezone.utc).isoformat())
     write_atomically(_folder(settings) / f"{made.night}-{model}-{made.id}.json", json.dumps(asdict(made), ensure_ascii=False, indent=1))
     return made
 
@@ -50,7 +52,7 @@ def pending(settings: Settings, lake: Lake, model: str, night: date) -> Filed | 
     }
     found = [Filed(**json.loads(p.read_text(encoding="utf-8"))) for p in sorted(_folder(settings).glob(f"????-??-??-{model}-*.json"))]
     open_ = [f for f in found if f.night <= night.isoformat() and f.id not in followed]
-    return max(open_, key=lambda f: f.night, default=None)
+    return max(open_, key=lambda f: (f.night, f.at), default=None)
 
 
 def _folder(settings: Settings) -> Path:
