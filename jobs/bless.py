@@ -68,7 +68,7 @@ def run(night: Night) -> list[Manifest]:
         if decided is not None and not night.dry_run:
             _report(night, registry, decided.evidence, registry.ledger.head())
         return _end(registry, version, said)
-    evidence = _evidence(night, registry, version, evaluation, approval)
+    evidence = gather(night, registry, version, evaluation, approval)
     decision = decide(evidence, rules)
     of_its_night = None
     if decision.outcome != "promoted" and champion is not None and registry.for_night(night.run_date) is None:
@@ -93,7 +93,7 @@ def _approval(args: argparse.Namespace) -> Approval | None:
     return Approval(args.approve.strip(), args.reason.strip())
 
 
-def _evidence(night: Night, registry: Registry, version: str, evaluation: Mapping[str, Any], approval: Approval | None) -> Evidence:
+def gather(night: Night, registry: Registry, version: str, evaluation: Mapping[str, Any], approval: Approval | None) -> Evidence:
     """Everything that the decision rests on. Raises Refused where the champion moved since the evaluation."""
     from nightmarket.evaluate.blessing import Evidence, Slice
     from nightmarket.registry.client import Verification
@@ -118,20 +118,20 @@ def _evidence(night: Night, registry: Registry, version: str, evaluation: Mappin
         data_gate=verdict.notes["verdict"] if verdict else "missing",
         metric=metric,
         measured={m: i["value"] for m, i in challenger["all"].items()},
-        quality=_measured(challenger["all"].get(metric)),
+        quality=measured(challenger["all"].get(metric)),
         baselines=_all(models, metric, skip=("challenger", "champion")),
-        ahead_of={n: m for n, d in differences.items() if n != "champion" and (m := _measured(d["all"].get(metric)))},
+        ahead_of={n: m for n, d in differences.items() if n != "champion" and (m := measured(d["all"].get(metric)))},
         verified=verification.passed if verification else None,
         verification=verification.detail if verification else "",
         slices=tuple(
-            Slice(name, m, _measured(against.get(name, {}).get(metric)),
-                  _measured(differences.get("champion", {}).get(name, {}).get(metric)))
-            for name, values in sorted(challenger.items()) if name != "all" and (m := _measured(values.get(metric)))
+            Slice(name, m, measured(against.get(name, {}).get(metric)),
+                  measured(differences.get("champion", {}).get(name, {}).get(metric)))
+            for name, values in sorted(challenger.items()) if name != "all" and (m := measured(values.get(metric)))
         ),
         champion=champion,
         champion_date=date.fromisoformat(serving.run_date) if champion is not None and serving and serving.run_date else None,
-        champion_quality=_measured(against.get("all", {}).get(metric)),
-        ahead_of_champion=_measured(differences.get("champion", {}).get("all", {}).get(metric)),
+        champion_quality=measured(against.get("all", {}).get(metric)),
+        ahead_of_champion=measured(differences.get("champion", {}).get("all", {}).get(metric)),
         rolled_back=registry.taken_out(registry.version(version).tags["recipe"]),
         same_holdout=True if champion is not None else None,  # judged in one pass over one trial, whose digest `judged` has compared
         approval=approval,
@@ -139,10 +139,10 @@ def _evidence(night: Night, registry: Registry, version: str, evaluation: Mappin
 
 
 def _all(models: Mapping[str, Any], metric: str, skip: Sequence[str]) -> dict[str, Measured]:
-    return {n: m for n, model in models.items() if n not in skip and (m := _measured(model["slices"]["all"].get(metric)))}
+    return {n: m for n, model in models.items() if n not in skip and (m := measured(model["slices"]["all"].get(metric)))}
 
 
-def _measured(interval: Mapping[str, Any] | None) -> Measured | None:
+def measured(interval: Mapping[str, Any] | None) -> Measured | None:
     from nightmarket.evaluate.blessing import Measured
 
     return None if interval is None else Measured(interval["value"], interval["low"], interval["high"], interval["users"])

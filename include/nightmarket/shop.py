@@ -195,9 +195,10 @@ class Schedule(_Frozen):
     retraining: str | None = Field(
         default=None, description="Cron of nightly_retraining, which then decides what is trained; without it recommendation_training trains every night."
     )
+    online: str | None = Field(default=None, description="Cron of online_update, which takes the stream in between nights; without it by hand.")
     deadline_minutes: int = Field(default=180, ge=1, description="Later than this, the owner is told.")
 
-    @field_validator("ingestion", "retraining")
+    @field_validator("ingestion", "retraining", "online")
     @classmethod
     def _five_fields(cls, value: str | None) -> str | None:
         if value is not None and len(value.split()) != 5:
@@ -354,6 +355,30 @@ class MailServer(_Frozen):
     links: str | None = Field(default=None, description="Base address of the pages, for links in mails.")
 
 
+class Stream(_Frozen):
+    """Events as they happen, between nights: JSON objects with the same fields as `datasets.events` maps. See `jobs.stream`."""
+
+    path: str | None = Field(default=None, description="Folder into which whole files of JSON Lines are moved; ${root} is storage.root.")
+    kafka: dict[str, str] | None = Field(
+        default=None, description="Instead: options of Spark's Kafka source, at least kafka.bootstrap.servers and subscribe.")
+    late_minutes: int = Field(default=120, ge=1, description="An event so much older than the newest one is [too_late]; the night takes it.")
+    files_per_batch: int = Field(default=100, ge=1, description="Files that one micro-batch takes at most.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Stream:
+        if (self.path is None) == (self.kafka is None):
+            raise ValueError("say where events come from in exactly one way: path or kafka")
+        if self.kafka is not None and not {"kafka.bootstrap.servers", "subscribe"} <= set(self.kafka):
+            raise ValueError("kafka: kafka.bootstrap.servers and subscribe are needed")
+        return self
+
+
+class Online(_Frozen):
+    """How the model follows the stream between nights; see `jobs.update`."""
+
+    holdout_days: int = Field(default=3, ge=1, le=90, description="The newest days, which an update has not learnt and is judged on.")
+
+
 class Monitoring(_Frozen):
     """Where metrics go and alerts arrive; see `jobs.monitoring`."""
 
@@ -405,6 +430,8 @@ class Shop(_Frozen):
     experiments: dict[str, Experiment] = Field(default_factory=dict, description="By name; names are never used again.")
     mail: MailServer = MailServer()
     monitoring: Monitoring = Monitoring()
+    stream: Stream | None = None
+    online: Online = Online()
     storage: Storage
     secrets: dict[str, Secret] = Field(default_factory=dict)
 

@@ -18,6 +18,7 @@ from nightmarket.contracts import (
     EXPOSURES,
     FEATURES,
     ITEMS,
+    LIVE_EVENTS,
     ONBOARDING,
     ORDERS,
     QUALITY,
@@ -80,6 +81,9 @@ STEPS: tuple[Step, ...] = (
     Step("rollback", "Take the champion out of service and serve from another version.", pool="training", timeout_minutes=15, dated=False),
     Step("experiment", "Take the exposure log in, judge the experiments, serve their arms, tell their owner.", (FEATURES, ITEMS),
          (EXPOSURES, EXPERIMENTS), pool="training", timeout_minutes=30),
+    Step("stream", "Take what came by the stream into the lake, exactly once.", writes=(LIVE_EVENTS,), pool="spark", timeout_minutes=30),
+    Step("update", "Answer with what the stream brought, and learn from it where that does no harm.", (LIVE_EVENTS, FEATURES, ITEMS),
+         pool="training"),
     Step("metrics", "Put the night's metrics into a text file, and to the push gateway where there is one.", retries=1, timeout_minutes=10),
 )
 

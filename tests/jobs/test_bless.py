@@ -207,14 +207,14 @@ def test_two_nights_that_decide_at_once_cannot_both_win(shop: Shop, monkeypatch:
                                                          capsys: pytest.CaptureFixture[str]) -> None:
     shop.night(0)
     shop.night(1, champion=None)
-    gather = bless._evidence
+    gather = bless.gather
 
     def meanwhile(*args: Any) -> Any:
         made = gather(*args)
         shop.ledger.promote("recommender", "1", None, "another night", "faster")
         return made
 
-    monkeypatch.setattr(bless, "_evidence", meanwhile)
+    monkeypatch.setattr(bless, "gather", meanwhile)
     assert shop.bless(1) == 1
     assert "expected at no version and is at version 1" in capsys.readouterr().err
     assert shop.champion == "1"

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from nightmarket.contracts import (
+    DRIFT,
     EVALUATION,
     EVENTS,
     EXPERIMENTS,
@@ -18,10 +19,13 @@ from nightmarket.contracts import (
     QUALITY,
     RAW_EVENTS,
     RECOMMENDATIONS,
+    RETRAINING,
     Dataset,
 )
 from nightmarket.lake import Lake
 from nightmarket.lake.partitions import QUARANTINE
+from nightmarket.monitor.account import file_of
+from nightmarket.monitor.switches import Switch, turn_off
 from nightmarket.online.experiments import Reading, State
 from nightmarket.quality.outbox import Outbox
 from nightmarket.recommend.lookup import About, serve
@@ -90,6 +94,21 @@ def whole(settings: Settings, verdict: str = "passed") -> None:
     )
     state = State("warmer", NIGHT, "d", "running", "as tested", 0, date(2026, 3, 1), units={"control": 410, "new": 400}, readings=readings)
     put(settings, EXPERIMENTS, [], notes={"states": [json.loads(json.dumps(state.to_json()))]})
+    put(settings, DRIFT, [
+        {"kind": k, "feature": f, "test": "ks", "statistic": 0.1, "p_value": 0.5, "q_value": 0.5, "effect": e, "least": 0.25, "drifted": e > 0.25,
+         "now": "", "before": "", "rows_now": 9, "rows_before": 9} for k, f, e in (("feature", "events.unit_price", 0.4), ("feature", "events.country", 0.1))
+    ], notes={"live": {"metric": "ndcg@10", "value": 0.3, "low": 0.25, "high": 0.35, "promise": 0.4, "users": 50}})
+    put(settings, RETRAINING, [{"model": "recommender", "action": "fine_tune", "why": "t", "inputs": "i", "order_id": None, "evidence": "{}"}])
+    account = file_of(settings.places.logs, NIGHT)
+    account.parent.mkdir(parents=True, exist_ok=True)
+    base = {"run_date": str(NIGHT), "run_id": "r"}
+    account.write_text("\n".join(json.dumps({**base, **x}) for x in (
+        {"step": "clean", "pid": 1_000_001, "at": "2026-03-30T02:00:00+00:00", "event": "began"},
+        {"step": "clean", "pid": 1_000_001, "at": "2026-03-30T02:00:42+00:00", "event": "ended", "exit_code": 1, "why": "x", "log": []},
+        {"step": "clean", "pid": 1_000_002, "at": "2026-03-30T02:01:00+00:00", "event": "began"},
+        {"step": "clean", "pid": 1_000_002, "at": "2026-03-30T02:01:30+00:00", "event": "ended", "exit_code": 0, "why": "", "log": []},
+        {"step": "gate", "pid": 1_000_003, "at": "2026-03-30T02:02:00+00:00", "event": "began"})) + "\n")
+    turn_off(settings, Switch("online_updates", "jobs.respond", "t", str(NIGHT)))
     from email.message import EmailMessage
 
     mail = EmailMessage()

@@ -63,6 +63,13 @@ def test_every_metric_has_its_value(settings: Settings) -> None:
     assert (of("published_shoppers", list="own"), of("published_shoppers", list="lent")) == (6, 4)
     assert of("catalogue_coverage_ratio") == 3 / 5
     assert of("score", quantile="0.5") == 2.0  # first places of u1 and u2 are 1 and 3
+    assert [of("live_quality", metric="ndcg@10", bound=b) for b in ("value", "promise")] == [0.3, 0.4]
+    assert of("drift_effect", kind="feature", feature="events.unit_price", test="ks") == 0.4
+    assert (of("drifted_features", kind="feature"), of("drifted_features", kind="concept")) == (1, 0)
+    assert [of("retraining", model="recommender", action=a) for a in ("skip", "fine_tune", "retrain")] == [0, 1, 0]
+    # killed: began, did not end, and no such process is there
+    assert [of("step_runs", step=s, outcome=o) for s, o in (("clean", "fault"), ("clean", "done"), ("gate", "killed"))] == [1, 1, 1]
+    assert of("step_run_seconds", step="clean") == 30 and of("switched_off", what="online_updates") == 1
     assert of("experiment_status", experiment="warmer", status="running") == 1 and of("experiment_status", experiment="warmer", status="won") == 0
     assert of("experiment_enrolment_ratio", experiment="warmer") == 0.1
     assert of("experiment_exposed", experiment="warmer", arm="new") == 400

@@ -162,6 +162,11 @@ REVIEWS = _silver(
 )
 SILVER = (EVENTS, ITEMS, USERS, ORDERS, REVIEWS)
 
+LIVE_EVENTS = replace(
+    EVENTS, name="live_events", description="Clean events as the stream brought them, between nights; the night's own delivery stays the truth.",
+    columns=(*EVENTS.columns, Column("batch", "long", "Micro-batch that brought it.", nullable=False, minimum=0)), required=(),
+)
+
 DAILY_SALES = Dataset(
     "daily_sales", "gold", "What a night added to the sales of each item, day and country. Sum over nights up to a date.",
     (
@@ -322,7 +327,7 @@ EXPERIMENTS = Dataset(
 )
 GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING, EXPOSURES, EXPERIMENTS)
 
-ALL = BRONZE + SILVER + GOLD
+ALL = (*BRONZE, *SILVER, LIVE_EVENTS, *GOLD)
 ENTITIES = tuple(d.name for d in BRONZE)
 """Names a shop maps its sources to: events, items, users, orders, reviews."""
 

@@ -510,5 +510,5 @@ _MAKER = {
     **{f"silver.{e}": "clean" for e in ("events", "items", "users", "orders", "reviews")},
     "gold.quality": "gate", "gold.daily_sales": "aggregate", "gold.features": "aggregate", "gold.evaluation": "evaluate",
     "gold.recommendations": "publish", "gold.drift": "drift", "gold.retraining": "plan_retraining",
-    "gold.exposures": "experiment", "gold.experiments": "experiment",
+    "silver.live_events": "stream", "gold.exposures": "experiment", "gold.experiments": "experiment",
 }

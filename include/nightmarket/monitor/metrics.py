@@ -7,6 +7,7 @@ by whoever scrapes. Times are seconds since 1970-01-01 UTC, so that `time() - me
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -16,9 +17,23 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from nightmarket.contracts import ALL, EVENTS, EXPERIMENTS, EXPOSURES, ITEMS, QUALITY, RECOMMENDATIONS, Dataset
+from nightmarket.contracts import (
+    ALL,
+    DRIFT,
+    EVENTS,
+    EXPERIMENTS,
+    EXPOSURES,
+    ITEMS,
+    QUALITY,
+    RECOMMENDATIONS,
+    RETRAINING,
+    Dataset,
+)
 from nightmarket.evaluate.protocol import Holdout
 from nightmarket.lake import Lake, Manifest, newest_arrow
+from nightmarket.monitor.account import runs
+from nightmarket.monitor.retraining import ACTIONS
+from nightmarket.monitor.switches import switches
 from nightmarket.online.experiments import FINAL, State
 from nightmarket.quality.outbox import Outbox
 from nightmarket.quality.verdict import passed_nights
@@ -61,6 +76,11 @@ METRICS = (
     Metric("nightmarket_published_shoppers", "Shoppers with a list in the night's publication: their own, or a lent one.", ("list",)),
     Metric("nightmarket_catalogue_coverage_ratio", "Different items in the night's publication over items of the catalogue."),
     Metric("nightmarket_score", "Distribution of the score at the first place of shoppers' lists.", ("quantile",)),
+    Metric("nightmarket_live_quality", "The same metric of what was published, once shoppers had bought; promise: what the evaluation said of as many days.",
+           ("metric", "bound")),
+    Metric("nightmarket_drift_effect", "Size of the night's shift, as its test measures it.", ("kind", "feature", "test")),
+    Metric("nightmarket_drifted_features", "Features, predictions and concepts that drifted in the night.", ("kind",)),
+    Metric("nightmarket_retraining", "1 for what was decided about training the model in the night, 0 for the others.", ("model", "action")),
     # -- experiments
     Metric("nightmarket_experiment_status", "1 for the state of the experiment, 0 for the others.", ("experiment", "status")),
     Metric("nightmarket_experiment_enrolment_ratio", "Share of its traffic that takes part from now on.", ("experiment",)),
@@ -71,6 +91,9 @@ METRICS = (
     # -- service
     Metric("nightmarket_step_seconds", "Time that making the night's partition took.", ("dataset",)),
     Metric("nightmarket_step_peak_memory_bytes", "Largest memory of the process that made the night's partition.", ("dataset",)),
+    Metric("nightmarket_step_run_seconds", "Time that the newest ended run of the step took in the night.", ("step",)),
+    Metric("nightmarket_step_runs", "Runs of the step in the night by how they ended.", ("step", "outcome")),
+    Metric("nightmarket_switched_off", "1 for what a response or a person has switched off.", ("what",)),
     Metric("nightmarket_serving_night_timestamp_seconds", "End of the night whose publication serves."),
     Metric("nightmarket_serving_info", "1 for the model and version that serve.", ("model", "version")),
     Metric("nightmarket_mails", "Mails in the outbox by state.", ("state",)),
@@ -105,6 +128,8 @@ def collect(settings: Settings, lake: Lake, night: date, now: datetime) -> Gauge
     _gate(gauges, lake, night)
     _events(gauges, lake, night)
     _models(gauges, settings, lake, night)
+    _drift(gauges, lake, night)
+    _steps(gauges, settings, night)
     _publication(gauges, settings, lake, night)
     _experiments(gauges, settings, lake, night)
     for state in ("queued", "sent", "undelivered"):
@@ -177,6 +202,41 @@ def _models(gauges: Gauges, settings: Settings, lake: Lake, night: date) -> None
             gauges.set("nightmarket_champion_promoted_timestamp_seconds", datetime.fromisoformat(champion.at).timestamp(), model=name)
             if champion.run_date:
                 gauges.set("nightmarket_champion_night_timestamp_seconds", _end(settings, date.fromisoformat(champion.run_date)), model=name)
+
+
+def _drift(gauges: Gauges, lake: Lake, night: date) -> None:
+    made = lake.manifest(DRIFT, night)
+    if made is not None:
+        rows = lake.at(DRIFT, night).arrow(["kind", "feature", "test", "effect", "drifted"]).to_pylist()
+        for row in rows:
+            gauges.set("nightmarket_drift_effect", row["effect"], kind=row["kind"], feature=row["feature"], test=row["test"])
+        for kind in ("feature", "prediction", "concept"):
+            gauges.set("nightmarket_drifted_features", len({r["feature"] for r in rows if r["kind"] == kind and r["drifted"]}), kind=kind)
+        live = made.notes.get("live") or {}
+        for bound in ("value", "low", "high", "promise"):
+            gauges.set("nightmarket_live_quality", live.get(bound), metric=live.get("metric", ""), bound=bound)
+    if lake.manifest(RETRAINING, night) is not None:
+        for row in lake.at(RETRAINING, night).arrow(["model", "action"]).to_pylist():
+            for action in ACTIONS:
+                gauges.set("nightmarket_retraining", row["action"] == action, model=row["model"], action=action)
+
+
+_OUTCOMES = {0: "done", 1: "fault", 2: "usage", 3: "refused", None: "killed"}
+
+
+def _steps(gauges: Gauges, settings: Settings, night: date) -> None:
+    counts: Counter[tuple[str, str]] = Counter()
+    for run in runs(settings.places.logs, night):
+        if run.alive:
+            continue
+        counts[run.step, _OUTCOMES.get(run.exit_code, "killed")] += 1
+        if run.ended_at is not None:
+            taken = datetime.fromisoformat(run.ended_at) - datetime.fromisoformat(run.began_at)
+            gauges.set("nightmarket_step_run_seconds", taken.total_seconds(), step=run.step)
+    for (step, outcome), n in counts.items():
+        gauges.set("nightmarket_step_runs", n, step=step, outcome=outcome)
+    for name in switches(settings):
+        gauges.set("nightmarket_switched_off", 1, what=name)
 
 
 def _publication(gauges: Gauges, settings: Settings, lake: Lake, night: date) -> None:

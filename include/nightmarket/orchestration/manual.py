@@ -76,6 +76,8 @@ def _schedule(dag: DAG) -> str:
         return "by hand"
     if isinstance(timetable, NightTimetable):
         return f"`{timetable.summary.split(',')[0]}` in {timetable._timezone.name}, for the day before"
+    if getattr(timetable, "asset_condition", None) is None:
+        return "by hand"
     return "when " + ", ".join(f"`{a}`" for a in _assets(timetable.asset_condition)) + " of a night is published, for that night"
 
 

@@ -1,0 +1,135 @@
+"""A model that follows the days of the UCI "Online Retail" shop beside one that does not, day after day.
+
+A model is made from scratch on what was before the first day. Then each trading day is replayed as `jobs.update` would have it: before it
+an update starts from the weights of the update before, learns the days up to the newest one, older days again with the new ones, and is
+judged on the newest. On the day three are asked about those who bought before and then, the same shoppers for all:
+
+  as it was   the first model with the histories of then: what was published last, served on
+  answers     the first model with the histories of now: answered anew, nothing learnt
+  updated     the model of the update with the histories of now
+
+NDCG@10 with 95 % bootstrap intervals over (shopper, day), repeats allowed, and paired differences. An update that the guard drops is not
+taken over; its verdict is told.
+
+  python benchmarks/online_updates.py                                        10 trading days up to 2011-12-08
+  python benchmarks/online_updates.py --days 6 --share 0.25 --set epochs=6   smaller
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import online_retail
+
+from nightmarket import log as logs
+from nightmarket.evaluate import metrics
+from nightmarket.evaluate.bootstrap import difference, mean
+from nightmarket.evaluate.forgetting import lists
+from nightmarket.evaluate.protocol import Holdout, Trial
+from nightmarket.online.update import harm
+from nightmarket.recommend.histories import Histories
+from nightmarket.recommend.model import Recommender
+from nightmarket.shop import PROJECT, Blessing, Model
+
+LAST = date(2011, 12, 8)
+ZONE = ZoneInfo("Europe/London")
+METRIC = "ndcg@10"
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", type=Path, default=PROJECT.parent / "shared" / "data" / "online_retail", metavar="FOLDER")
+    p.add_argument("--days", type=int, default=10, help="trading days replayed")
+    p.add_argument("--share", type=float, default=1.0, help="of the shoppers, by a hash of their key")
+    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of shop.yaml's model section")
+    p.add_argument("--out", type=Path, metavar="FILE", help="write the numbers here as JSON, after every day")
+    args = p.parse_args(argv)
+    logs.configure()
+    settings = Model.model_validate(dict(pair.split("=", 1) for pair in args.set))
+    sold = online_retail.sales(online_retail.lines(args.data))
+    sold = sold[[_of(u) < args.share for u in sold["user_id"]]]
+    items = online_retail.items(sold)
+    local = sold["time"].dt.tz_convert(ZONE).dt.date
+    days = sorted(d for d in local.unique() if d <= LAST)[-args.days:]
+    start = Holdout.of(days[0], 1, ZONE).cut
+    with tempfile.TemporaryDirectory() as work:
+        began = time.monotonic()
+        first = Recommender.fit(online_retail.histories(sold[sold["time"] < start]), items, start, settings, Path(work), time_zone=str(ZONE))
+    print(f"first model: learnt up to {start:%Y-%m-%d} in {time.monotonic() - began:.0f} s", flush=True)
+    updated, before = first, None
+    values: dict[str, list[np.ndarray]] = {"as it was": [], "answers": [], "updated": []}
+    rows: list[dict[str, Any]] = []
+    for day in days:
+        holdout = Holdout.of(day, 1, ZONE)
+        table = online_retail.histories(sold[sold["time"] < holdout.end])
+        taken, seconds, verdict = "first day", 0.0, ""
+        if before is not None:
+            past = online_retail.histories(sold[sold["time"] < holdout.cut])
+            updated, taken, seconds, verdict = _update(past, items, before, holdout.cut, settings, updated)
+        trial = Trial.of(Histories.from_table(table), holdout)
+        then = replace(trial, holdout=replace(holdout, cut=start))
+        today = {"as it was": _values(first, table, items, then), "answers": _values(first, table, items, trial),
+                 "updated": _values(updated, table, items, trial) if updated is not first else None}
+        for name in values:
+            found = today[name]
+            values[name].append(today["answers"] if found is None else found)  # type: ignore[arg-type]
+        rows.append({"day": str(day), "shoppers": len(trial.users), "update": taken, "seconds": round(seconds, 1), "guard": verdict,
+                     **{n: float(v[-1].mean()) for n, v in values.items()}})
+        print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(rows, indent=1))
+        before = day
+    whole = {n: np.concatenate(v[1:]) for n, v in values.items()}
+    print(f"\n{len(days) - 1} days after the first, {len(whole['updated'])} shopper-days, {METRIC}:")
+    for name, found in whole.items():
+        print(f"  {name:10} {mean(found, settings.bootstrap, settings.seed)}")
+    for one, other in (("answers", "as it was"), ("updated", "answers"), ("updated", "as it was")):
+        print(f"  {one} minus {other}: {difference(whole[one], whole[other], settings.bootstrap, settings.seed)}")
+    return 0
+
+
+def _update(
+    past: Any, items: Any, before: date, cut: datetime, settings: Model, parent: Recommender,
+) -> tuple[Recommender, str, float, str]:
+    """(model that serves from now on, what became of the update, seconds of learning, the guard's word)."""
+    rolling = Holdout(Holdout.of(before, 1, ZONE).cut, cut)
+    if datetime.fromisoformat(parent.config["cut"]) >= rolling.cut:
+        return parent, "nothing to learn yet", 0.0, ""
+    began = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            made = Recommender.fit(past, items, rolling.cut, settings, Path(work), time_zone=str(ZONE), warm=parent)
+    except ValueError as error:
+        return parent, f"not made: {error}", 0.0, ""
+    seconds = time.monotonic() - began
+    trial = Trial.of(Histories.from_table(past), rolling)
+    if not len(trial.users):
+        return parent, "dropped", seconds, "nobody could be asked about the newest day"
+    apart = difference(_values(made, past, items, trial), _values(parent, past, items, trial), settings.bootstrap, settings.seed)
+    bad = harm(apart, Blessing().margin)
+    return (parent, "dropped", seconds, bad) if bad else (made, "taken", seconds, str(apart))
+
+
+def _of(user: str) -> float:
+    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=4).digest(), "big") / 2**32
+
+
+def _values(model: Recommender, table: Any, items: Any, trial: Trial) -> np.ndarray:
+    found = lists(model, table, items, trial, np.arange(len(trial.users)))
+    shares = np.full(trial.histories.items, 0.5)
+    return metrics.per_user(found, trial.truth, shares)[METRIC]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""May an update between nights serve? A guard on a rolling holdout, and three strikes.
+
+The challenger starts from the champion's weights and learns the days up to the rolling holdout, older days again with the new ones (see
+`recommend.training.warm_start`: replay, clipped gradients, new items by their content, new shoppers by their history). Both are then asked
+about the newest days, which neither has learnt, with the same histories before them. It is dropped where it harms: where the paired
+difference is below zero beyond chance, or below `-margin`. All other rows of the model gate's truth table hold as every night; only
+`not_worse`, which asks for more shoppers than a few days have, is replaced by this guard.
+
+Three drops in a row are no bad luck: updates stop until a person lifts the switch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from nightmarket.evaluate.blessing import Decision, Evidence, decide
+from nightmarket.shop import Blessing
+
+Outcome = Literal["accepted", "dropped"]
+STRIKES = 3
+REPLACED = "not_worse"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One update, as `<root>/online/updates.jsonl` has it: lineage and verdict."""
+
+    recipe: str
+    """Digest of the parent, the inputs, settings and code: the same is not tried twice."""
+    run_date: str
+    parent: str
+    """Version that it started from."""
+    version: str | None
+    """Registered version; None where it was dropped before."""
+    outcome: Outcome
+    why: str
+    difference: dict[str, Any] | None
+    """Of the metric on the rolling holdout, update minus parent: value, low, high, users."""
+    live_events: int
+    at: str
+
+
+class Updates:
+    """The log of a shop's updates; lines are only ever added."""
+
+    def __init__(self, root: Path):
+        self.path = root / "online" / "updates.jsonl"
+
+    def entries(self) -> list[Entry]:
+        if not self.path.exists():
+            return []
+        return [Entry(**json.loads(line)) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def add(self, entry: Entry) -> None:
+        """Appends a line; it is on disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as out:
+            out.write((json.dumps(asdict(entry), sort_keys=True, ensure_ascii=False) + "\n").encode())
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def strikes(entries: Sequence[Entry]) -> int:
+    """Drops in a row, newest first."""
+    n = 0
+    for entry in reversed(entries):
+        if entry.outcome != "dropped":
+            break
+        n += 1
+    return n
+
+
+def harm(difference: Any, margin: float) -> str:
+    """Why an update with this paired difference (value, low, high; None where nobody could be asked) harms; empty where it does not."""
+    if difference is None:
+        return "nobody could be asked about the newest days"
+    if math.isnan(difference.value):
+        return "its quality is no number"
+    if difference.high is not None and difference.high < 0:
+        return f"it is worse on the newest days: {difference}"
+    if difference.value < -margin:
+        return f"it is worse on the newest days by more than {margin:g}: {difference}"
+    return ""
+
+
+def judge(evidence: Evidence, rules: Blessing) -> tuple[Outcome, str, Decision]:
+    """The guard and the rest of the truth table: (outcome, why, decision as the ledger keeps it)."""
+    decision = decide(evidence, rules)
+    bad = harm(evidence.ahead_of_champion, rules.margin)
+    failed = [c.name for c in decision.failed if c.name != REPLACED]
+    if bad or failed:
+        return "dropped", "; ".join([*([bad] if bad else []), *([f"failed {', '.join(failed)}"] if failed else [])]), replace(decision, outcome="kept")
+    return "accepted", f"no harm on the newest days: {evidence.ahead_of_champion}", replace(decision, outcome="promoted")

@@ -1,0 +1,251 @@
+"""Let the recommender follow the stream: answer anew with what came in, and learn from it where that does no harm.
+
+Needs a champion and the histories of some night; takes silver.live_events since that night. The champion answers everybody anew with the
+merged histories, and the lookup serves it at once. Where shoppers have bought since the champion's last lesson, a challenger starts from its
+weights and learns the days up to the rolling holdout (`online.holdout_days`); it becomes the champion, as a version of its own with its
+parent, where it does no harm on the holdout and passes the rest of the model gate. Three drops in a row switch updates off and write
+to the owner; a person lifts the switch. The same inputs are not tried twice.
+
+  python -m jobs.update --run-date 2026-03-01
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightmarket import command
+from nightmarket import log as logs
+from nightmarket.command import Night, Refused
+from nightmarket.contracts import ITEMS
+from nightmarket.lake import Input, Manifest, code_version, newest_arrow, nights, recipe
+from nightmarket.quality.verdict import passed_nights
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightmarket.online.live import Now
+    from nightmarket.online.update import Entry
+    from nightmarket.recommend.model import Recommender
+    from nightmarket.registry.client import RegisteredModel, Registry
+
+log = logs.logger("update")
+SECTIONS = ("model", "time_zone", "blessing", "online")
+
+
+def extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--today", action="store_true", help="as of the shop's day of today, whatever --run-date says")
+
+
+def run(night: Night) -> list[Manifest]:
+    """Publishes no dataset. Raises Refused where nothing serves or no night has histories."""
+    from nightmarket.monitor.switches import online_updates_stopped
+    from nightmarket.online.live import now
+    from nightmarket.recommend.model import Recommender
+    from nightmarket.registry.client import Registry
+
+    if night.args.today:
+        night = replace(night, run_date=datetime.now(night.settings.zone).date())
+    registry = Registry(night.settings)
+    champion = registry.champion()
+    if champion is None:
+        raise Refused("no champion: there is nothing to update; run the night's jobs.train to jobs.bless first")
+    known = now(night.lake, night.run_date)
+    items = newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
+    model = Recommender.load(champion.folder)
+    stopped = online_updates_stopped(night.settings)
+    if stopped:
+        log.warning(logs.said("updates are off", why=stopped))
+    elif (made := _learn(night, registry, champion, model, known, items)) is not None:
+        champion, model = made
+    if not night.dry_run:
+        _serve(night, champion, model, known, items)
+    return []
+
+
+def _learn(
+    night: Night, registry: Registry, champion: RegisteredModel, model: Recommender, known: Now, items: pa.Table,
+) -> tuple[RegisteredModel, Recommender] | None:
+    """The version that serves from now on, where an update was accepted."""
+    from nightmarket.evaluate.protocol import Holdout, Trial
+    from nightmarket.online.update import Updates
+    from nightmarket.recommend.histories import PURCHASE, Histories, seconds
+    from nightmarket.recommend.model import CannotStartWarm, TooLittle
+
+    settings, shop = night.settings, night.settings.shop
+    passed = passed_nights(night.lake, night.run_date)
+    read = (*known.inputs, *(p.manifest.as_input() for p in nights(night.lake, ITEMS, night.run_date, only=passed)),
+            Input(f"parent/{champion.name}/{champion.version}", champion.tags["weights"]))
+    asked = recipe(read, settings.digest(*SECTIONS), code_version(), shop.model.seed)
+    log_of = Updates(settings.places.root)
+    if any(e.recipe == asked for e in log_of.entries()) and not night.force:
+        log.info(logs.said("tried before", recipe=asked))
+        return None
+    holdout = replace(Holdout.of(_day(known.as_of, settings), shop.online.holdout_days, settings.zone), end=known.as_of)
+    histories = Histories.from_table(known.histories)
+    learnt = float(seconds(datetime.fromisoformat(model.config["cut"])))
+    if not len(histories.between(learnt, float(seconds(holdout.cut))).of(PURCHASE)):
+        log.info(logs.said("nothing to learn", since=model.config["cut"], holdout=holdout.cut.isoformat()))
+        return None
+    trial = Trial.of(histories, holdout)
+    if len(trial.users) < shop.model.minimum_users:
+        log.info(logs.said("too few to judge", shoppers=len(trial.users), wanted=shop.model.minimum_users))
+        return None
+    if night.dry_run:
+        log.info(logs.said("would learn", parent=champion.version, cut=holdout.cut.isoformat(), live=known.live))
+        return None
+    work = settings.places.work / "online" / asked
+    shutil.rmtree(work, ignore_errors=True)
+    started = time.monotonic()
+    try:
+        challenger = type(model).fit(known.histories, items, holdout.cut, shop.model, work / "fit", time_zone=shop.time_zone, warm=model)
+    except (CannotStartWarm, TooLittle) as error:
+        log.warning(logs.said("cannot learn", parent=champion.version, why=str(error)))
+        return None
+    learning = time.monotonic() - started
+    evaluation = _evaluation(night, challenger, champion, model, known, items, trial, work)
+    entry, version = _decide(night, registry, champion, challenger, known, evaluation, asked, read, work)
+    log_of.add(entry)
+    shutil.rmtree(work, ignore_errors=True)
+    log.info(logs.said(entry.outcome, parent=champion.version, version=entry.version, why=entry.why, learning_seconds=round(learning, 1),
+                       seconds=round(time.monotonic() - started, 1)))
+    if entry.outcome == "dropped":
+        _strike(night, entry)
+        return None
+    return registry.version(str(version)), challenger
+
+
+def _day(moment: datetime, settings: Any) -> date:
+    """The shop's day of the newest event."""
+    day: date = (moment - timedelta(seconds=1)).astimezone(settings.zone).date()
+    return day
+
+
+def _evaluation(
+    night: Night, challenger: Recommender, champion: RegisteredModel, model: Recommender, known: Now, items: pa.Table, trial: Any, work: Path,
+) -> dict[str, Any]:
+    from nightmarket.evaluate.judge import CHALLENGER, CHAMPION, judge
+
+    shop = night.settings.shop
+    found = judge(known.histories, items, trial, {CHALLENGER: (None, challenger), CHAMPION: (champion.version, model)}, shop.model.seed,
+                  shop.model.bootstrap, shop.blessing.slice_users)
+    found.save(work / "evaluation", shop.title or shop.shop)
+    return dict(json.loads((work / "evaluation" / "evaluation.json").read_text()))
+
+
+def _decide(
+    night: Night, registry: Registry, champion: RegisteredModel, challenger: Recommender, known: Now, evaluation: dict[str, Any], asked: str,
+    read: Sequence[Input], work: Path,
+) -> tuple[Entry, str | None]:
+    """Registers, verifies, judges and, where it may serve, promotes; harm that shows on the holdout is not even registered."""
+    from jobs.bless import gather, measured
+    from nightmarket.online.update import Entry, harm, judge
+    from nightmarket.recommend.package import example, submission
+    from nightmarket.recommend.served import Snapshot, answers
+
+    rules = night.settings.shop.blessing
+    apart = measured(evaluation["differences"]["champion"]["all"].get(rules.metric))
+    told = {"value": apart.value, "low": apart.low, "high": apart.high, "users": apart.users} if apart else None
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+    def entry(version: str | None, outcome: Any, why: str) -> Entry:
+        return Entry(asked, night.run_date.isoformat(), champion.version, version, outcome, why, told, known.live, at)
+
+    if bad := harm(apart, rules.margin):
+        return entry(None, "dropped", bad), None
+    saved = work / "model"
+    challenger.save(saved)
+    snapshot = Snapshot(known.histories, known.as_of)
+    questions = example(known.histories)
+    handed = submission(night.run_date, asked, saved, snapshot, questions, answers(challenger, snapshot, questions))
+    handed = replace(handed, tags={"parent": champion.version, "online": "1", "inputs": json.dumps([asdict(i) for i in read])[:4000],
+                                   "cut": challenger.config["cut"]}, documents={"evaluation.json": evaluation})
+    version = registry.register(handed)
+    registry.verify(version)
+    # the data gate of these events was that of their batches and nights: what it refused is not in them
+    evidence = replace(gather(night, registry, version, evaluation, None), data_gate="passed")
+    outcome, why, decision = judge(evidence, rules)
+    proof = {"decision": decision.to_json(), "online": {"parent": champion.version, "difference": told, "live_events": known.live}}
+    if outcome == "accepted":
+        registry.ledger.promote(registry.model, version, champion.version, "jobs.update", f"online update: {why}", proof, night.run_date)
+    else:
+        here = registry.ledger.current(registry.model, "challenger")
+        registry.ledger.move(registry.model, "challenger", here, None, "jobs.update", f"online update: {why}", proof, night.run_date, "keep")
+    registry.sync()
+    return entry(version, outcome, why), version
+
+
+def _strike(night: Night, entry: Entry) -> None:
+    """The third drop in a row switches updates off and writes to the owner."""
+    from nightmarket.monitor.switches import ONLINE_UPDATES, Switch, turn_off
+    from nightmarket.online.update import STRIKES, Updates, strikes
+
+    settings = night.settings
+    if strikes(Updates(settings.places.root).entries()) < STRIKES:
+        return
+    why = f"{STRIKES} updates in a row did harm; the last one: {entry.why}"
+    turn_off(settings, Switch(ONLINE_UPDATES, "jobs.update", why, night.run_date.isoformat()))
+    log.error(logs.said("updates stopped", why=why))
+    _alert(night, why)
+
+
+def _alert(night: Night, why: str) -> None:
+    from email.message import EmailMessage
+
+    from nightmarket.quality.outbox import Outbox, key_of
+
+    settings = night.settings
+    owner = settings.owner_of("recommendations")
+    subject, body = _TEXTS[owner.language or settings.shop.language]
+    shop = settings.shop.title or settings.shop.shop
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = settings.shop.mail.sender, ", ".join(owner.mail), subject.format(shop=shop)
+    mail.set_content(body.format(why=why))
+    Outbox(settings.places.outbox).put(mail, key_of(settings.shop.shop, "updates stopped", str(night.run_date)))
+
+
+_TEXTS = {
+    "en": ("[{shop}] Online updates are stopped",
+           "{why}.\n\nThe champion goes on serving, with fresh histories. What to do: look at <root>/online/updates.jsonl, mend the cause,\n"
+           "then lift the switch online_updates (python -m jobs.respond --help).\n"),
+    "zh": ("[{shop}] 在线更新已停止",
+           "{why}。\n\n当前模型继续使用最新的行为记录提供服务。处理办法:查看 <root>/online/updates.jsonl,排除原因后解除开关 online_updates\n"
+           "(python -m jobs.respond --help)。\n"),
+}
+
+
+def _serve(night: Night, champion: RegisteredModel, model: Recommender, known: Now, items: pa.Table) -> None:
+    """The champion's answers with the merged histories, in place of what serves unless a newer day does."""
+    import hashlib
+
+    from nightmarket.recommend.lookup import About, serve, serving
+    from nightmarket.recommend.publish import publication
+
+    settings = night.settings
+    folder = settings.places.root / "published"
+    digest = hashlib.sha256("\n".join(f"{i.name}={i.digest}" for i in known.inputs).encode()).hexdigest()[:24]
+    about = About(_day(known.as_of, settings), champion.name, champion.version, f"live-{digest}")
+    now = serving(folder)
+    if now is not None and (now == about or now.run_date > about.run_date):
+        log.info(logs.said("serving already", run_date=now.run_date, version=now.model_version))
+        return
+    with logs.stage(log, "answered", version=champion.version, live=known.live) as said:
+        made = publication(model, known.histories, items, known.as_of, settings.shop.model.top_k, champion.name, champion.version)
+        said |= made.notes()
+    serve(folder, made.rows, about)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main("update", __doc__ or "", run, argv, extend)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

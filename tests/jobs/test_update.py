@@ -1,0 +1,147 @@
+"""`jobs.update` with the counting stand-in: a version with its parent, drops, three strikes, and fresh answers in any case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from jobs import update
+from nightmarket.contracts import LIVE_EVENTS
+from nightmarket.lake import Lake
+from nightmarket.monitor.switches import online_updates_stopped
+from nightmarket.online.update import Updates
+from nightmarket.quality.outbox import Outbox
+from nightmarket.recommend.lookup import Lookup
+from nightmarket.registry.client import Registry, Submission, Verification
+from nightmarket.shop import Settings
+from tests.registry import nights
+from tests.registry.conftest import empty_database, prepared, stand_in, submission  # noqa: F401
+from tests.registry.nights import D
+
+
+class Shop:
+    def __init__(self, settings: Settings, registry: Registry):
+        self.settings, self.registry = settings, registry
+        self.ahead = (0.005, -0.03, 0.04)
+
+    def live(self, n: int, *events: tuple[str, str]) -> None:
+        """Purchases of (user, item) on the day of night n, from noon on."""
+        noon = datetime.combine(D(n), datetime.min.time(), timezone.utc) + timedelta(hours=12)
+        rows = [{"event_id": f"{n}-{i}", "event_ts": noon + timedelta(minutes=i), "event_type": "purchase", "user_id": u, "item_id": item, "quantity": 1,
+                 "unit_price": Decimal("2.5"), "currency": "GBP", "event_date": D(n), "is_outlier": False, "filled": [], "delivered_on": D(n),
+                 "source_file": "s", "source_row": i, "batch": 0} for i, (u, item) in enumerate(events)]
+        with Lake(self.settings.places.lake).writer(LIVE_EVENTS, [D(n)]) as writer:
+            writer.stage_arrow(D(n), pa.Table.from_pylist(rows, LIVE_EVENTS.arrow_schema()))
+            writer.publish(D(n), inputs=[], settings="s", code="c", notes={"batches": {}})
+
+    def run(self, n: int, *more: str) -> int:
+        return update.main(["--shop", str(self.settings.file), "--run-date", str(D(n)), *more])
+
+    def served(self, user: str) -> tuple[str, list[str]]:
+        with Lookup(self.settings.places.root / "published") as lookup:
+            answer = lookup.recommend(user)
+            return lookup.about.model_version, [i.item_id for i in answer.items]
+
+    @property
+    def outcomes(self) -> list[tuple[str, str, str | None]]:
+        return [(e.outcome, e.parent, e.version) for e in Updates(self.settings.places.root).entries()]
+
+
+@pytest.fixture
+def shop(
+    make_settings: Callable[..., Settings], prepared: Callable[[Settings], None], submission: Callable[..., Submission],  # noqa: F811
+    stand_in: Any, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> Shop:
+    """Champion of night 0 that learnt up to five days before it; learning, judging and the fresh process are the stand-in's."""
+    settings = make_settings(time_zone="UTC", model={"minimum_users": 2}, online={"holdout_days": 1})
+    prepared(settings)
+    registry = Registry(settings)
+    nights.publish_inputs(settings, D(0))
+    version = registry.register(submission(recipe="r0", run_date=D(0)))
+    registry.ledger.promote("recommender", version, None, "ada", "test", {}, D(0))
+    made = Shop(settings, registry)
+    learnt: list[datetime] = []
+
+    class Learner(stand_in.Recommender):  # type: ignore[misc, name-defined]
+        @property
+        def config(self) -> dict[str, Any]:
+            return {"cut": (datetime.combine(D(-5), datetime.min.time(), timezone.utc)).isoformat()}
+
+        @classmethod
+        def fit(cls, histories: Any, items: Any, cut: datetime, settings: Any, work: Path, time_zone: str = "", warm: Any = None) -> Any:
+            learnt.append(cut)
+            return cls(warm.bias + 1.0)
+
+    monkeypatch.setattr(stand_in, "Recommender", Learner)
+    for name in ("CannotStartWarm", "TooLittle"):
+        monkeypatch.setattr(stand_in, name, type(name, (ValueError,), {}), raising=False)
+    monkeypatch.setattr(update, "_evaluation", lambda night, challenger, champion, *_: nights.evaluation(0.3, champion.version, made.ahead))
+
+    def verified(self: Registry, number: str, *_: Any) -> Verification:
+        self.tag(number, "verification", Verification(True, "the same answers", 1.0).to_tag())
+        return Verification(True, "the same answers", 1.0)
+
+    monkeypatch.setattr(Registry, "verify", verified)
+    made.learnt = learnt  # type: ignore[attr-defined]
+    return made
+
+
+BOUGHT = (("u1", "d"), ("u1", "d"), ("u3", "c"), ("new", "d"))
+
+
+def test_an_update_that_does_no_harm_serves_as_a_version_with_its_parent(shop: Shop) -> None:
+    shop.live(1, *BOUGHT)
+    shop.live(2, *BOUGHT)
+    assert shop.run(2) == 0
+    assert shop.outcomes == [("accepted", "1", "2")]
+    tags = shop.registry.version("2").tags
+    assert tags["parent"] == "1" and tags["online"] == "1" and "silver.live_events" in tags["inputs"]
+    moves = [m for m in shop.registry.ledger.history("recommender") if m.alias == "champion"]
+    assert moves[-1].who == "jobs.update" and moves[-1].evidence["online"]["difference"]["users"] == 200
+    # learnt up to the beginning of the newest day, and answers with everything: a newcomer of the stream has a list of their own
+    assert shop.learnt == [datetime.combine(D(2), datetime.min.time(), timezone.utc)]  # type: ignore[attr-defined]
+    assert shop.served("new") == ("2", ["d", "a", "c", "b"]) and shop.served("u1")[1][0] == "d"
+    before = shop.outcomes
+    assert shop.run(2) == 0 and len(shop.outcomes) == len(before) + 1  # the parent is another one now
+    assert shop.run(2, "--dry-run") == 0
+
+
+def test_the_same_is_not_tried_twice_and_a_harm_is_dropped_unregistered(shop: Shop) -> None:
+    shop.ahead = (-0.05, -0.08, -0.02)
+    shop.live(1, *BOUGHT)
+    assert shop.run(1) == 0 and shop.run(1) == 0
+    assert shop.outcomes == [("dropped", "1", None)]
+    assert shop.registry.ledger.current("recommender", "champion") == "1"
+    assert shop.served("new")[0] == "1"  # the champion answers with the fresh histories all the same
+
+
+def test_three_drops_in_a_row_stop_updates_and_write_to_the_owner(shop: Shop) -> None:
+    shop.ahead = (-0.05, -0.08, -0.02)
+    for n in (1, 2, 3):
+        assert online_updates_stopped(shop.settings) is None
+        shop.live(n, *BOUGHT)
+        assert shop.run(n) == 0
+    assert "3 updates in a row did harm" in str(online_updates_stopped(shop.settings))
+    outbox = Outbox(shop.settings.places.outbox)
+    assert [str(outbox.message(e.id)["Subject"]) for e in outbox.entries()] == ["[Small shop] Online updates are stopped"]
+    shop.ahead = (0.05, 0.02, 0.08)
+    shop.live(4, ("u2", "b"), ("u2", "b"), ("u2", "b"))
+    assert shop.run(4) == 0
+    assert len(shop.outcomes) == 3 and shop.served("u2") == ("1", ["b", "c", "a", "d"])
+
+
+def test_without_a_champion_it_is_refused(settings: Settings, prepared: Callable[[Settings], None]) -> None:  # noqa: F811
+    prepared(settings)
+    assert update.main(["--shop", str(settings.file), "--run-date", str(D(1))]) == 3
+
+
+def test_nothing_new_is_nothing_to_do(shop: Shop) -> None:
+    shop.live(1)
+    assert shop.run(1) == 0 and json.dumps(shop.outcomes) == "[]"
