@@ -16,9 +16,11 @@ import pytest
 from jobs import announce_forecasts, bless, fit_forecasts, judge_forecasts, publish_forecasts, register, series
 from nightmarket.contracts import FORECAST_EVALUATION, FORECASTS, QUALITY, REORDERS, SALES_SERIES
 from nightmarket.forecast import fitted, judging
-from nightmarket.forecast.chunked import fitted_parts
+from nightmarket.forecast.chunked import fitted_parts, judged_parts
 from nightmarket.forecast.family import family
 from nightmarket.forecast.fitted import Fitted, answer, since, unbiased, why_anew
+from nightmarket.forecast.forecaster import forecast
+from nightmarket.forecast.spread import chunks
 from nightmarket.lake import Lake
 from nightmarket.quality.outbox import Outbox
 from nightmarket.registry import candidate as candidates
@@ -275,6 +277,20 @@ def test_judging_knows_nothing_after_an_origin(made: tuple[Any, Fitted]) -> None
     assert all(np.array_equal(first[k], second[k]) for k in first if k.endswith(("mean", "/low/80", "/scale")))
 
 
+@pytest.mark.spark
+def test_chunks_in_spark_tasks_are_chunks_here(spark: Any, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(forecast={**RULES, "chunk": 10, "minimum_sales": 10})
+    rules, panel = settings.shop.forecast, tree_of(sales(items=24, length=70)).panel
+    assert panel.size > 10
+    spreading = {i: mean for part in fitted_parts(panel, rules, settings) for i, mean in zip(part.panel.ids, part.made.mean, strict=True)}
+    for rows in chunks(panel, 10):
+        here = forecast(panel.take(rows), rules.intervals, rules.budget, rules.seed)
+        for i, mean in zip(panel.take(rows).ids, here.mean, strict=True):
+            assert np.allclose(spreading[i], mean), i
+    judged = list(judged_parts(panel, rules, (7,), None, settings))
+    assert sorted(i for ids, _ in judged for i in ids) == sorted(panel.ids)
+
+
 def test_what_the_night_refuses(make_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]) -> None:
     """Bad input, each with its exit code and the remedy."""
     settings = make_settings(forecast=RULES)
@@ -331,3 +347,23 @@ def test_a_bad_section_is_told_with_its_line(make_settings: Callable[..., Settin
         make_settings(forecast={"intervals": [80, 100]})
     with pytest.raises(ShopError, match="history_days 30 is too short"):
         make_settings(forecast={"history_days": 30})
+
+
+def test_what_fails_a_check_is_not_published(chain: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from nightmarket.forecast.gate import Check
+
+    before = Lake(chain.places.lake).manifest_path(FORECASTS, night_of(1)).read_bytes()
+    monkeypatch.setattr("nightmarket.forecast.publication.check_sums", lambda *_: Check("coherent", False, "as tested"))
+    assert run(chain, "publish", 1, "--force") == 3
+    assert "are not published: coherent: as tested. Fit anew with `python -m jobs.fit_forecasts --force`" in capsys.readouterr().err
+    assert Lake(chain.places.lake).manifest_path(FORECASTS, night_of(1)).read_bytes() == before
+
+
+def test_the_letter_says_the_same_in_every_language() -> None:
+    import re
+
+    from nightmarket.forecast.announcement import _TEXTS
+
+    assert set(_TEXTS["en"]) == set(_TEXTS["zh"])
+    for key, text in _TEXTS["en"].items():
+        assert set(re.findall(r"{(\w+)", text)) == set(re.findall(r"{(\w+)", _TEXTS["zh"][key])), key

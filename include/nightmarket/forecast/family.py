@@ -79,8 +79,8 @@ def family(rows: pa.Table, horizon: int, minimum_sales: int, holidays: str | Non
     days = rows["sale_date"].to_numpy().astype("M8[D]")
     first, last = days.min(), days.max()
     length = int((last - first).astype(int)) + 1
-    level, key, category = (rows[c].to_numpy(zero_copy_only=False).astype(object) for c in ("level", "series_id", "category"))
-    names, codes = np.unique(np.array([f"{a}/{b}" for a, b in zip(level, key, strict=True)], dtype=object).astype(str), return_inverse=True)
+    names, codes = _coded(pc.binary_join_element_wise(rows["level"], rows["series_id"], "/"))
+    categories_of, category = _coded(pc.fill_null(rows["category"], ""))
     at = (days - first).astype(int)
     demand = np.full((len(names), length), np.nan)
     demand[codes, at] = rows["demand"].to_numpy(zero_copy_only=False).astype(float)
@@ -89,13 +89,14 @@ def family(rows: pa.Table, horizon: int, minimum_sales: int, holidays: str | Non
     begun = np.full(len(names), length)
     np.minimum.at(begun, codes, at)
     unknown = np.zeros(length, bool)
-    total = int(np.flatnonzero(names == f"total/{TOTAL}")[0])
+    total = names.index(f"total/{TOTAL}")
     unknown[:] = np.isnan(demand[total])
     _given_up(demand, out, unknown)
-    of = dict(zip(names[codes], category, strict=True))
+    of = np.zeros(len(names), int)
+    of[codes] = category
     place = {lv: np.array([i for i, n in enumerate(names) if n.startswith(f"{lv}/")], int) for lv in ("category", "country", "item")}
     items = place["item"]
-    groups = np.array([str(of[names[i]]) for i in items], dtype=object)
+    groups = np.array(categories_of, dtype=object)[of[items]]
     sells = (np.nan_to_num(demand[items]) > 0).sum(axis=1) >= minimum_sales
     kept, tiny = items[sells], items[~sells]
     categories = sorted(set(groups))
@@ -106,7 +107,7 @@ def family(rows: pa.Table, horizon: int, minimum_sales: int, holidays: str | Non
             rests.append(c)
             rest_y.append(np.where(unknown, np.nan, np.nansum(demand[mine], axis=0)))
     order = [total, *place["category"], *place["country"], *kept]
-    ids = [*(str(n) for n in names[order]), *(f"{REST}/{c}" for c in rests)]
+    ids = [*(names[i] for i in order), *(f"{REST}/{c}" for c in rests)]
     y = np.concatenate([demand[order], np.array(rest_y).reshape(len(rests), length)])
     for i, row in enumerate(y[len(order):]):
         row[: begun[items[~sells & (groups == rests[i])]].min(initial=length)] = np.nan
@@ -114,8 +115,15 @@ def family(rows: pa.Table, horizon: int, minimum_sales: int, holidays: str | Non
     ends = np.full(len(ids), last, "M8[D]")
     panel = Panel(tuple(ids), "D", ends, y, known, columns, (False,) * len(columns))
     belongs = (*(None,) * (1 + len(place["category"]) + len(place["country"])), *(str(g) for g in groups[sells]), *rests)
-    ended = frozenset(str(names[i]).partition("/")[2] for i in items if out[i, -1])
-    return Family(panel, _constraints(ids, belongs), _small(demand, begun, names, tiny, groups[~sells], rests, len(order)), belongs, ended)
+    ended = frozenset(names[i].partition("/")[2] for i in items if out[i, -1])
+    return Family(panel, _constraints(ids, belongs), _small(demand, names, tiny, groups[~sells], rests, len(order)), belongs, ended)
+
+
+def _coded(texts: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Sorted distinct texts, and of each row the place of its text among them."""
+    values = pc.unique(texts)
+    values = values.take(pc.sort_indices(values))
+    return values.to_pylist(), pc.index_in(texts, values).to_numpy().astype(int)
 
 
 def _given_up(demand: np.ndarray, out: np.ndarray, unknown: np.ndarray) -> None:
@@ -169,8 +177,8 @@ def _constraints(ids: Sequence[str], belongs: Sequence[str | None]) -> Any:
     return sparse.csr_matrix((value, (row, column)), shape=(count, len(ids)))
 
 
-def _small(demand: np.ndarray, begun: np.ndarray, names: np.ndarray, tiny: np.ndarray, groups: np.ndarray, rests: Sequence[str], offset: int) -> Small:
-    ids = tuple(str(names[i]).partition("/")[2] for i in tiny)
+def _small(demand: np.ndarray, names: Sequence[str], tiny: np.ndarray, groups: np.ndarray, rests: Sequence[str], offset: int) -> Small:
+    ids = tuple(names[i].partition("/")[2] for i in tiny)
     rest = np.array([offset + rests.index(g) for g in groups], int)
     y = demand[tiny]
     seen = np.isfinite(y)

@@ -53,7 +53,8 @@ def judge_chunk(panel: Panel, rules: Forecasting, backs: Sequence[int], champion
         then = panel.cut(back, reach_of(rules))
         y = then.y.copy()
         y[np.isnan(y).all(axis=1), -1] = 0.0  # had not sold yet
-        parts = [_at(some, made) for some, made, _ in spread.halving(replace(then, y=y), lambda p: _models(p, rules, champion, champion_budget))]
+        names = (CHALLENGER, *BASELINES, *(() if champion is None else (CHAMPION,)))
+        parts = [_at(some, made or dict.fromkeys(names, fallback(some, rules.intervals))) for some, made, _ in spread.halving(replace(then, y=y), lambda p: _models(p, rules, champion, champion_budget))]
         for name in parts[0]:
             out[f"{k}/{name}"] = np.concatenate([p[name][..., : rules.horizon] if p[name].ndim == 2 else p[name] for p in parts])
     return out
@@ -79,9 +80,7 @@ def _models(panel: Panel, rules: Forecasting, champion: Weights | None, champion
     return made
 
 
-def _at(panel: Panel, made: Mapping[str, Forecast] | None) -> dict[str, np.ndarray]:
-    if made is None:
-        made = dict.fromkeys((CHALLENGER, CHAMPION, *BASELINES), fallback(panel, (80, 95)))
+def _at(panel: Panel, made: Mapping[str, Forecast]) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
     for name, raw in made.items():
         f = unbiased(panel.ids, raw) if name in (CHALLENGER, CHAMPION) else raw
@@ -246,13 +245,14 @@ def follow_up(fitted: Fitted, tree: Family, rules: Forecasting, version: str, fo
     kinds, ids = [], []
     wrong: dict[str, list[np.ndarray]] = {CHALLENGER: [], NAIVE: []}
     for part in fitted.pieces:
+        sound = unbiased(part.ids, part.made)
         for k, i in enumerate(part.ids):
             if i not in found.ids or i.startswith(f"{REST}/"):
                 continue
             row = place[i]
             y = tree.panel.y[row, tree.panel.length - found.seen : tree.panel.length - found.seen + ahead]
             scale = part.made.backtest.scale[k]
-            for name, f, kept in ((CHALLENGER, part.made.mean[k, :ahead], stay), (NAIVE, naive.mean[row, :ahead], simple)):
+            for name, f, kept in ((CHALLENGER, sound.mean[k, :ahead], stay), (NAIVE, naive.mean[row, :ahead], simple)):
                 wrong[name].append(np.abs(y - f) / scale)
                 kept.append(float(np.nanmean(wrong[name][-1])))
             ids.append(i)

@@ -1,6 +1,6 @@
 """Many series in chunks: with progress, in bounded memory, and with a fallback for one that fails.
 
-A chunk is what one Spark task (`applyInPandas`) is handed where there is more than one; the command alone goes through them one after
+A chunk is what one Spark task (`mapInPandas`) is handed where there is more than one; the command alone goes through them one after
 another. A chunk that raises is halved until the series is found that does it; that one is named with
 the reason and gets the simplest forecast, and the night goes on.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logs.logger("forecast")
 CHUNK = 1000
+_WAVE = 64
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,20 @@ def over(payloads: Sequence[bytes], work: Callable[[bytes], bytes], what: str, s
     if spark is None:
         yield from logs.progress(map(work, payloads), len(payloads), what)
         return
-    from pyspark.sql import functions as F
 
-    def task(rows: pd.DataFrame) -> pd.DataFrame:
+    def task(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         set_environment(OMP_NUM_THREADS="1")  # a task has one core; more threads than cores slow LightGBM ten times
-        return rows.assign(payload=[work(bytes(p)) for p in rows["payload"]])
+        for rows in frames:
+            yield rows.assign(payload=[work(bytes(p)) for p in rows["payload"]])
 
-    frame = spark.createDataFrame([(n, bytearray(p)) for n, p in enumerate(payloads)], "chunk int, payload binary")
-    made = frame.groupBy("chunk").applyInPandas(task, "chunk int, payload binary").orderBy(F.col("chunk"))
-    for row in logs.progress(made.toLocalIterator(prefetchPartitions=True), len(payloads), what):
-        yield bytes(row["payload"])
+    yield from logs.progress(_waves(payloads, spark, task), len(payloads), what)
+
+
+def _waves(payloads: Sequence[bytes], spark: SparkSession, task: Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]) -> Iterator[bytes]:
+    """Results in order, `_WAVE` tasks at a time: progress is seen, and the driver holds no more than a wave on its way."""
+    schema = "chunk int, payload binary"
+    for first in range(0, len(payloads), _WAVE):
+        wave = [(n, bytearray(p)) for n, p in enumerate(payloads[first : first + _WAVE])]
+        frame = spark.createDataFrame(wave, schema).repartitionByRange(len(wave), "chunk")  # a number that is given is not merged again
+        done = {row["chunk"]: bytes(row["payload"]) for row in frame.mapInPandas(task, schema).collect()}
+        yield from (done[n] for n, _ in wave)
