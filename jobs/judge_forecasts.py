@@ -82,7 +82,8 @@ def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read
                    "candidate": made.recipe, "champion": champion.version if champion else None, "kept": kept},
         )
     for name, slices in found.table.items():
-        log.info(logs.said("result", model=name, skill=str(slices["all"]["skill"])))
+        metric = night.settings.shop.forecast.blessing.metric
+        log.info(logs.said("result", model=name, metric=metric, value=str(slices["all"][metric])))
     return manifest
 
 

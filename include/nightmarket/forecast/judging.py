@@ -183,25 +183,9 @@ def judge(tree: Family, rules: Forecasting, backs: Sequence[int], chunks: Iterab
     by_step: dict[str, np.ndarray] = {}
     for name in names:
         mean, bounds = _published(tree, rules, backs, whole, name)
-        use = np.isfinite(truth)
-        count = np.maximum(use.sum(axis=(0, 2)), 1)
-
-        def over(values: np.ndarray, use: np.ndarray = use, count: np.ndarray = count) -> np.ndarray:
-            total: np.ndarray = np.where(use, values, 0.0).sum(axis=(0, 2)) / count
-            return total
-
-        off = np.abs(np.nan_to_num(truth) - mean)
-        scores = {"mase": over(off / scale), "rmsse": np.sqrt(over((off / (scale * root)) ** 2)), "off": over(off)}
-        interval = np.zeros(tree.panel.size)
-        for level, (low, high) in bounds.items():
-            share = 1 - level / 100
-            y = np.nan_to_num(truth)
-            width = (high - low) + 2 / share * np.maximum(low - y, 0) + 2 / share * np.maximum(y - high, 0)
-            interval += over(width / scale) / len(bounds)
-            scores[f"coverage@{level}"] = over(((y >= low - 1e-9) & (y <= high + 1e-9)).astype(float))
-        raw[name] = {k: v[shown] for k, v in {**scores, "interval": interval}.items()}
-        kept = np.where(use & shown[None, :, None], off / scale, np.nan)
-        by_step[name] = np.nansum(kept, axis=(0, 1)) / np.maximum(np.isfinite(kept).sum(axis=(0, 1)), 1)
+        scores = _scores(truth, mean, bounds, scale, root)
+        raw[name] = {k: v[shown] for k, v in scores.items()}
+        by_step[name] = _by_step(truth[:, shown], mean[:, shown], scale[:, shown])
     found = diagnose(tree.panel)
     last = last_day(tree)
     return Judged(
@@ -209,6 +193,35 @@ def judge(tree: Family, rules: Forecasting, backs: Sequence[int], chunks: Iterab
         {CHAMPION: champion_version}, tuple(k for k, s in zip(found.kind, shown, strict=True) if s), by_step,
         last - timedelta(days=max(backs) - 1), last + timedelta(days=1), rules.seed, rules.bootstrap,
     )
+
+
+def _scores(truth: np.ndarray, mean: np.ndarray, bounds: Mapping[int, tuple[np.ndarray, np.ndarray]], scale: np.ndarray, root: np.ndarray) -> dict[
+    str, np.ndarray
+]:
+    """(n,) of each series over (o, n, H) origins and days that are known; `scale` and `root` are (o, n, 1)."""
+    use = np.isfinite(truth)
+    count = np.maximum(use.sum(axis=(0, 2)), 1)
+    y = np.nan_to_num(truth)
+
+    def over(values: np.ndarray) -> np.ndarray:
+        total: np.ndarray = np.where(use, values, 0.0).sum(axis=(0, 2)) / count
+        return total
+
+    off = np.abs(y - mean)
+    scores = {"mase": over(off / scale), "rmsse": np.sqrt(over((off / (scale * root)) ** 2)), "off": over(off), "interval": np.zeros(truth.shape[1])}
+    for level, (low, high) in bounds.items():
+        share = 1 - level / 100
+        width = (high - low) + 2 / share * np.maximum(low - y, 0) + 2 / share * np.maximum(y - high, 0)
+        scores["interval"] = scores["interval"] + over(width / scale) / len(bounds)
+        scores[f"coverage@{level}"] = over(((y >= low - 1e-9) & (y <= high + 1e-9)).astype(float))
+    return scores
+
+
+def _by_step(truth: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(H,) mean absolute scaled error by days ahead."""
+    off = np.where(np.isfinite(truth), np.abs(np.nan_to_num(truth) - mean) / scale, 0.0)
+    made: np.ndarray = off.sum(axis=(0, 1)) / np.maximum(np.isfinite(truth).sum(axis=(0, 1)), 1)
+    return made
 
 
 def _published(tree: Family, rules: Forecasting, backs: Sequence[int], whole: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, dict[int, Any]]:
@@ -238,28 +251,31 @@ def _metrics(scores: Mapping[str, np.ndarray], naive: Mapping[str, np.ndarray]) 
 def follow_up(fitted: Fitted, tree: Family, rules: Forecasting, version: str, found: Since) -> Judged:
     """The forecaster that stays, on the days since it was made, beside the seasonal naive forecast of then."""
     place = {i: row for row, i in enumerate(tree.panel.ids)}
-    naive = fallback(tree.panel.cut(found.seen, fitted.reach), rules.intervals)
     ahead = min(found.seen, fitted.reach)
-    stay: list[float] = []
-    simple: list[float] = []
-    kinds, ids = [], []
-    wrong: dict[str, list[np.ndarray]] = {CHALLENGER: [], NAIVE: []}
+    known = set(found.ids)
+    naive = fallback(tree.panel.cut(found.seen, fitted.reach), rules.intervals)
+    stays: list[dict[str, np.ndarray]] = []
+    simple: list[dict[str, np.ndarray]] = []
+    steps: dict[str, list[np.ndarray]] = {CHALLENGER: [], NAIVE: []}
+    ids: list[str] = []
+    kinds: list[str] = []
     for part in fitted.pieces:
-        sound = unbiased(part.ids, part.made)
-        for k, i in enumerate(part.ids):
-            if i not in found.ids or i.startswith(f"{REST}/"):
-                continue
-            row = place[i]
-            y = tree.panel.y[row, tree.panel.length - found.seen : tree.panel.length - found.seen + ahead]
-            scale = part.made.backtest.scale[k]
-            for name, f, kept in ((CHALLENGER, sound.mean[k, :ahead], stay), (NAIVE, naive.mean[row, :ahead], simple)):
-                wrong[name].append(np.abs(y - f) / scale)
-                kept.append(float(np.nanmean(wrong[name][-1])))
-            ids.append(i)
-            kinds.append(part.made.diagnosis.kind[k])
-    usual = float(np.mean(simple)) if simple else 1.0
-    values = {name: {"skill": 1.0 - np.array(errors) / (usual if usual > 0 else 1.0), "mase_loss": np.array(errors)}
-              for name, errors in ((CHALLENGER, stay), (NAIVE, simple))}
+        own = np.array([k for k, i in enumerate(part.ids) if i in known and not i.startswith(f"{REST}/")], int)
+        if not len(own):
+            continue
+        rows = np.array([place[part.ids[k]] for k in own], int)
+        truth = tree.panel.y[rows, tree.panel.length - found.seen : tree.panel.length - found.seen + ahead][None]
+        test = part.made.backtest
+        scale, root = test.scale[own][None, :, None], test.root[own][None, :, None]
+        for f, at, name, kept in ((unbiased(part.ids, part.made), own, CHALLENGER, stays), (naive, rows, NAIVE, simple)):
+            mean = f.mean[at, :ahead][None]
+            bounds = {level: (np.minimum(low[at, :ahead][None], mean), np.maximum(high[at, :ahead][None], mean)) for level, (low, high) in f.bounds.items()}
+            kept.append(_scores(truth, mean, bounds, scale, root))
+            steps[name].append(np.where(np.isfinite(truth), np.abs(np.nan_to_num(truth) - mean) / scale, np.nan)[0])
+        ids += [part.ids[k] for k in own]
+        kinds += [part.made.diagnosis.kind[k] for k in own]
+    raw = {name: {m: np.concatenate([p[m] for p in parts]) for m in parts[0]} for name, parts in ((CHALLENGER, stays), (NAIVE, simple))}
+    by_step = {n: np.nansum(np.concatenate(w), axis=0) / np.maximum(np.isfinite(np.concatenate(w)).sum(axis=0), 1) for n, w in steps.items()}
     last = last_day(tree)
-    return Judged(tuple(ids), values, {CHALLENGER: version}, tuple(kinds), {n: np.nansum(np.array(w), axis=0) / np.maximum(np.isfinite(np.array(w)).sum(axis=0), 1) for n, w in wrong.items()},
+    return Judged(tuple(ids), {n: _metrics(v, raw[NAIVE]) for n, v in raw.items()}, {CHALLENGER: version}, tuple(kinds), by_step,
                   fitted.made_on + timedelta(days=1), last + timedelta(days=1), rules.seed, rules.bootstrap)
