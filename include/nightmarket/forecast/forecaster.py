@@ -6,7 +6,9 @@ an origin is what was known then. Rows after the end are never there, so they ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,16 +80,39 @@ class Forecast:
     """(n, candidates)."""
 
 
-def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "balanced", seed: int = 17) -> Forecast:
-    """Point forecasts and central intervals of every series, `panel.horizon` periods ahead."""
+@dataclass(frozen=True)
+class Weights:
+    """Weights learnt before, to combine with again."""
+
+    names: tuple[str, ...]
+    """Candidates."""
+    rows: Mapping[Any, np.ndarray]
+    """id → (candidates,)."""
+
+    def table(self, ids: Sequence[Any], names: Sequence[str]) -> np.ndarray:
+        """(n, names): of each id its own, of an unknown one the mean of all; a candidate that was not there then gets none."""
+        usual = np.mean(list(self.rows.values()), axis=0) if self.rows else np.ones(len(self.names))
+        own = np.stack([self.rows.get(i, usual) for i in ids])
+        out = np.stack([own[:, self.names.index(k)] if k in self.names else np.zeros(len(own)) for k in names], -1)
+        total = out.sum(axis=1, keepdims=True)
+        return np.where(total > 0, out / np.where(total > 0, total, 1.0), 1.0 / len(names))
+
+
+def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "balanced", seed: int = 17, weights: Weights | None = None) -> Forecast:
+    """Point forecasts and central intervals of every series, `panel.horizon` periods ahead; weights are learnt unless given."""
     shut = closed(panel)
     found = diagnose(panel, shut)
     plan = BUDGETS[budget]
     with logs.stage(log, "backtest", series=panel.size) as told:
         test = backtest(panel, shut, found, plan, seed)
         told["origins"], told["candidates"] = len(test.origins) - 1, ",".join(test.names)
-    weights = combining.weights(test, found.rare)
-    combined = combining.combine(test, weights)  # (o, n, H)
+    weight = combining.weights(test, found.rare) if weights is None else weights.table(panel.ids, test.names)
+    return combination(panel, found, test, weight, levels)
+
+
+def combination(panel: Panel, found: Diagnosis, test: Backtest, weight: np.ndarray, levels: tuple[int, ...]) -> Forecast:
+    """The forecast that (n, candidates) `weight` makes of a backtest, with its intervals."""
+    combined = combining.combine(test, weight)  # (o, n, H)
     nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
     combined = np.where(test.shut, 0.0, combined)
     combined = np.where(nonnegative[None, :, None], np.maximum(combined, 0.0), combined)
@@ -95,7 +120,7 @@ def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "ba
     combined[-1, idle] = 0.0
     mean, bounds = combined[-1], intervals.conformal(test, combined, levels, nonnegative)
     bounds = {level: (np.where(idle[:, None], 0.0, low), np.where(idle[:, None], 0.0, high)) for level, (low, high) in bounds.items()}
-    return Forecast(mean, bounds, _said(test.names, weights, idle), found, combined, test, weights)
+    return Forecast(mean, bounds, _said(test.names, weight, idle), found, combined, test, weight)
 
 
 def fallback(panel: Panel, levels: tuple[int, ...] = (80, 95)) -> Forecast:

@@ -44,7 +44,7 @@ def conformal(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], non
         factor = _factor(residual, size[:-1], use, test.scale, level, shares)
         wide = own[:, None] * size[-1] * factor
         out[level] = _closed(ahead + np.minimum(below, 0.0)[:, None] * wide, ahead + np.maximum(above, 0.0)[:, None] * wide, shut, nonnegative)
-    return _nested(out)
+    return nested(out)
 
 
 def _mean(values: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
@@ -103,7 +103,7 @@ def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.n
     return float(np.clip(np.quantile(every, level / 100), 0.8, 3.0)) * (1.0 + 0.25 / origins)
 
 
-def _nested(bounds: dict[int, tuple[np.ndarray, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def nested(bounds: dict[int, tuple[np.ndarray, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """A higher level's interval holds the lower ones'."""
     out: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     inner: tuple[np.ndarray, np.ndarray] | None = None
