@@ -511,4 +511,6 @@ _MAKER = {
     "gold.quality": "gate", "gold.daily_sales": "aggregate", "gold.features": "aggregate", "gold.evaluation": "evaluate",
     "gold.recommendations": "publish", "gold.drift": "drift", "gold.retraining": "plan_retraining",
     "gold.exposures": "experiment", "gold.experiments": "experiment",
+    "gold.screening_feedback": "feedback", "gold.screening_features": "screen_features",
+    "gold.screening_evaluation": "judge_screener", "gold.screening_decisions": "decide",
 }

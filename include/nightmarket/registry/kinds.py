@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, cast
 
-from nightmarket.contracts import EVALUATION, Dataset
+from nightmarket.contracts import EVALUATION, SCREENING_EVALUATION, Dataset
 
 if TYPE_CHECKING:
     from nightmarket.shop import Blessing, Shop
@@ -67,7 +67,13 @@ RECOMMENDER = Kind(
     train="train", evaluate="evaluate", publish="publish",
 )
 
-KINDS: tuple[Kind, ...] = (RECOMMENDER,)
+SCREENER = Kind(
+    "screener", "Fraud screening", "screening", "screening.blessing", SCREENING_EVALUATION,
+    package="nightmarket.screen.package:package", card="nightmarket.screen.card:card",
+    train="train_screener", evaluate="judge_screener", publish="decide",
+)
+
+KINDS: tuple[Kind, ...] = (RECOMMENDER, SCREENER)
 
 
 def kind(id_: str) -> Kind:
