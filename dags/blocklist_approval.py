@@ -13,16 +13,8 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable
 
-from nightmarket.orchestration import (
-    SCREENING_DECISIONS,
-    TellFailure,
-    ask_for_entries,
-    asset,
-    defaults,
-    form,
-    job_task,
-    shop,
-)
+from nightmarket.orchestration import SCREENING_DECISIONS, TellFailure, asset, defaults, form, job_task, shop
+from nightmarket.orchestration.approval import ask_for_entries
 
 rules = shop().shop.screening
 

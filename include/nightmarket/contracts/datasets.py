@@ -350,7 +350,7 @@ SCREENING_FEATURES = Dataset(
         Column("stake", "double", "What is at stake.", unit="shop currency"),
         Column("is_bad", "boolean", "The verdict, where one was known by the night."),
         Column("known_at", "timestamp", "When it became known.", unit="UTC"),
-        Column("entities", "array<string>", "Who and what took part: shopper, device, card, …", nullable=False),
+        Column("entities", "array<string>", "Who and what took part: shopper, device, card and the like.", nullable=False),
         Column("categories", "array<string>", "Its categories.", nullable=False),
         Column("text", "string", "A review's text, normalised.", personal="free_text"),
         Column("values", "array<float>", "Its features; NaN where unknown.", nullable=False),

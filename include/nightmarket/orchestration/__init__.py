@@ -15,7 +15,7 @@ from airflow.sdk import Asset, TriggerRule
 
 from nightmarket.contracts import FEATURES, ORDERS, QUALITY, REVIEWS, SCREENING_DECISIONS, Dataset
 from nightmarket.orchestration.alerts import TellFailure, deadline
-from nightmarket.orchestration.approval import answer_macros, ask_for_entries
+from nightmarket.orchestration.answers import answer_macros
 from nightmarket.orchestration.night import form, macros, rollback_form
 from nightmarket.orchestration.operator import JobOperator, NightReady
 from nightmarket.orchestration.timetable import NightTimetable
@@ -25,7 +25,7 @@ from nightmarket.steps import step
 
 __all__ = [
     "FEATURES", "ORDERS", "QUALITY", "REVIEWS", "SCREENING_DECISIONS", "JobOperator", "NightReady", "NightTimetable", "TellFailure",
-    "TriggerRule", "ask_for_entries", "asset", "defaults", "form", "job_task", "kinds", "mapped_job", "models", "outcome", "rollback_form", "shop",
+    "TriggerRule", "asset", "defaults", "form", "job_task", "kinds", "mapped_job", "models", "outcome", "rollback_form", "shop",
 ]
 
 
