@@ -7,6 +7,8 @@ gold.features of the last night is one row a known shopper: the events of the la
 corrections applied, oldest first, quantities capped at the bound of the outlier rule. Labels are no part of it. Nights after
 it, and nights that the gate refused, change nothing in it.
 
+Both leave out what the screening of earlier nights blocked, from the night after its decision on; a decision that is taken back gives it back.
+
 Needs `jobs.clean` and `jobs.gate` for the same nights; refused (exit 3) where the gate refused the last night or never saw it.
 """
 
@@ -24,6 +26,7 @@ from nightmarket.command import Night
 from nightmarket.contracts import DAILY_SALES, EVENTS, FEATURES, USERS
 from nightmarket.lake import Input, Manifest, Partition, code_version, nights, read_spark
 from nightmarket.quality.verdict import passed_nights, require_passed
+from nightmarket.screen.consequence import changes, decided_before, kept, revised
 
 SALES_SETTINGS = ("clean", "time_zone", "currency")
 FEATURE_SETTINGS = ("clean", "time_zone", "currency", "model")
@@ -49,7 +52,7 @@ def folded(dataset_id: str, partitions: Sequence[Partition]) -> list[Input]:
     return [Input(f"{dataset_id}/{span}", digests, sum(p.manifest.rows_out for p in partitions))]
 
 
-def _inputs(partitions: Sequence[Partition], run_date: date) -> list[Input]:
+def inputs_of(partitions: Sequence[Partition], run_date: date) -> list[Input]:
     """The night's own partition, and its history as one."""
     own = [p.manifest.as_input() for p in partitions if p.run_date == run_date]
     history = [p for p in partitions if p.run_date < run_date]
@@ -61,7 +64,8 @@ def _daily_sales(night: Night, passed: Iterable[date]) -> list[Manifest]:
     wanted = [d for d in night.dates if d in allowed]
     events = nights(night.lake, EVENTS, night.run_date, only=allowed)
     settings = night.settings.digest(*SALES_SETTINGS)
-    inputs = {d: _inputs([p for p in events if p.run_date <= d], d) for d in wanted}
+    decided = decided_before(night.lake, night.run_date)
+    inputs = {d: [*inputs_of([p for p in events if p.run_date <= d], d), *inputs_of([p for p in decided if p.run_date < d], d)] for d in wanted}
     stale = [d for d in wanted if not night.is_current(DAILY_SALES, d, inputs[d], settings)]
     if night.dry_run or not stale:
         log.info(logs.said("would aggregate" if night.dry_run else "current", dataset=DAILY_SALES.id, nights=len(stale or wanted)))
@@ -74,8 +78,10 @@ def _daily_sales(night: Night, passed: Iterable[date]) -> list[Manifest]:
             log, "aggregated", dataset=DAILY_SALES.id, nights=len(stale)
         ) as said:
             spark = session(night.settings, "aggregate")
-            known = [p for p in events if p.run_date <= max(stale)]
-            writer.stage_spark(daily_sales(read_spark(spark, known, EVENTS), stale), night="night")
+            rows = read_spark(spark, [p for p in events if p.run_date <= max(stale)], EVENTS)
+            if screened := [p for p in decided if p.run_date < max(stale)]:
+                rows = revised(rows, changes(spark, screened))
+            writer.stage_spark(daily_sales(rows, stale), night="night")
             each = (time.monotonic() - started) / len(stale)
             made = [
                 writer.publish(d, inputs=inputs[d], settings=settings, code=code_version(), run_id=night.run_id, seconds=each)
@@ -93,7 +99,8 @@ def _features(night: Night, passed: Iterable[date]) -> list[Manifest]:
     events = nights(night.lake, EVENTS, night.run_date, first - timedelta(days=1), only=allowed)
     users = nights(night.lake, USERS, night.run_date, only=allowed)
     settings = night.settings.digest(*FEATURE_SETTINGS)
-    inputs = [*_inputs(events, night.run_date), *_inputs(users, night.run_date)]
+    decided = decided_before(night.lake, night.run_date)
+    inputs = [*inputs_of(events, night.run_date), *inputs_of(users, night.run_date), *inputs_of(decided, night.run_date)]
     if night.is_current(FEATURES, night.run_date, inputs, settings):
         log.info(logs.said("current", dataset=FEATURES.id, run_date=night.run_date))
     elif night.dry_run:
@@ -107,8 +114,11 @@ def _features(night: Night, passed: Iterable[date]) -> list[Manifest]:
         started = time.monotonic()
         with night.lake.writer(FEATURES, [night.run_date]) as writer, logs.stage(log, "aggregated", dataset=FEATURES.id) as said:
             spark = session(night.settings, "aggregate")
+            seen = read_spark(spark, events, EVENTS)
+            if decided:
+                seen = kept(seen, changes(spark, decided), night.run_date)
             rows = histories(
-                read_spark(spark, events, EVENTS), read_spark(spark, users, USERS), first, night.settings.shop.clean.outlier_mads
+                seen, read_spark(spark, users, USERS), first, night.settings.shop.clean.outlier_mads
             )
             writer.stage_spark(rows.withColumn("night", functions.lit(night.run_date)), night="night")
             made = writer.publish(

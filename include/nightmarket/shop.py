@@ -233,7 +233,7 @@ class Model(_Frozen):
 class Blessing(_Frozen):
     """The model gate: what a challenger must show before it may serve."""
 
-    metric: Literal["ndcg@10", "recall@20", "mrr", "hit_rate@10"] = "ndcg@10"
+    metric: Literal["ndcg@10", "recall@20", "mrr", "hit_rate@10", "average_precision"] = "ndcg@10"
     floor: float = Field(default=0.0, ge=0, le=1, description="Absolute; the metric must be above it.")
     beat: tuple[str, ...] = Field(default=("popularity",), description="Baselines whose metric must be exceeded.")
     margin: float = Field(default=0.01, ge=0, description="How much worse than the champion is still 'not worse'.")
@@ -395,6 +395,56 @@ class Forecasting(_Frozen):
         return self
 
 
+class ScreeningCosts(_Frozen):
+    """What a decision costs, in the shop's currency, and how many cases of a kind the analysts look at in a day."""
+
+    missed: float = Field(default=100.0, gt=0, description="A fraud let pass.")
+    review: float = Field(default=5.0, ge=0, description="A case looked at; less than a missed fraud.")
+    wrongly_blocked: float = Field(default=50.0, ge=0, description="A good one blocked.")
+    capacity: int | None = Field(default=50, ge=0, description="Cases a day; empty: as many as pay.")
+
+    @model_validator(mode="after")
+    def _looking_pays(self) -> ScreeningCosts:
+        if self.review >= self.missed:
+            raise ValueError(f"review: {self.review:g} is not less than missed, {self.missed:g}; then nothing is ever worth a look")
+        return self
+
+
+class Screening(_Frozen):
+    """Fraud screening: orders, accounts, reviews, and brushing (sales and praise of a product in concert)."""
+
+    name: str = Field(default="screener", pattern=r"^[a-z][a-z0-9_]*$")
+    seed: int = 17
+    history_days: int = Field(default=180, ge=14, description="How much history a night sees.")
+    holdout_days: int = Field(default=28, ge=1, description="The newest days, kept for judging.")
+    label_delay_days: float = Field(default=0, ge=0, description="A verdict counts this many days after its event at the earliest, "
+                                    "for shops that deliver verdicts without the time they became known.")
+    good_after_days: float | None = Field(default=None, gt=0, description="An order nobody complained about for this long counts as good; "
+                                          "empty: only a verdict says so.")
+    costs: dict[Literal["order", "account", "review", "brushing"], ScreeningCosts] = Field(default_factory=dict)
+    approval: Literal["person", "rule"] = Field(default="person", description="Who enters what decisions propose into the blocklist.")
+    approval_hours: float = Field(default=12, gt=0, description="How long a person is waited for; then nothing is blocked.")
+    block_days: int = Field(default=90, ge=1, description="An entry expires after this.")
+    evidence_cases: int = Field(default=2, ge=1, description="Blocked cases that propose what they share for the blocklist.")
+    languages: tuple[str, ...] = Field(default=(), description="Languages in which review texts are read, ISO 639-1; empty: all.")
+    ip_ranges: str | None = Field(default=None, description="File of first address, last address, country: where an address is.")
+    feedback: str | None = Field(default=None, description="The analysts' file of a night, {date} in its name; ${root} is storage.root.")
+    bootstrap: int = Field(default=200, ge=50, le=100_000)
+    negatives: int = Field(default=150_000, ge=1_000, description="Good rows of a kind that are learned from at most; they stand for the rest.")
+    blessing: Blessing = Field(default=Blessing(metric="average_precision", beat=("chance",), margin=0.1, slice_margin=0.5),
+                               description="The model gate of the screener; its metric is average_precision.")
+
+    @field_validator("blessing")
+    @classmethod
+    def _its_own_metric(cls, value: Blessing) -> Blessing:
+        if value.metric != "average_precision":
+            raise ValueError(f"metric: {value.metric} is the recommender's; write metric: average_precision")
+        return value
+
+    def costs_of(self, kind: str) -> ScreeningCosts:
+        return dict(self.costs).get(kind, ScreeningCosts())  # type: ignore[call-overload]
+
+
 class MailServer(_Frozen):
     """How reports leave. `password` names a secret."""
 
@@ -469,7 +519,7 @@ class Shop(_Frozen):
     time_zone: str
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     language: Language = "en"
-    owners: dict[str, Owner] = Field(description="By entity, 'recommendations', 'forecasts', and 'default'.")
+    owners: dict[str, Owner] = Field(description="By entity, 'recommendations', 'forecasts', 'risk', and 'default'.")
     sources: dict[str, Source]
     datasets: dict[str, Mapping] = Field(description="events, and any of items, users, orders, reviews.")
     demo: DemoShop | None = Field(default=None, description="Generate the deliveries instead of waiting for them.")
@@ -483,6 +533,7 @@ class Shop(_Frozen):
     responses: tuple[Response, ...] = Field(default=(), description="What is done by itself about which alert.")
     experiments: dict[str, Experiment] = Field(default_factory=dict, description="By name; names are never used again.")
     forecast: Forecasting = Forecasting()
+    screening: Screening = Screening()
     mail: MailServer = MailServer()
     monitoring: Monitoring = Monitoring()
     stream: Stream | None = None
@@ -503,8 +554,8 @@ class Shop(_Frozen):
         if "default" not in self.owners:
             problems.append("owners: no 'default' owner; add one, who is mailed about datasets without their own")
         for who in self.owners:
-            if who not in (*ENTITIES, "recommendations", "forecasts", "default"):
-                problems.append(f"owners.{who}: no such dataset; use {', '.join(ENTITIES)}, recommendations, forecasts or default")
+            if who not in (*ENTITIES, "recommendations", "forecasts", "risk", "default"):
+                problems.append(f"owners.{who}: no such dataset; use {', '.join(ENTITIES)}, recommendations, forecasts, risk or default")
         if "events" not in self.datasets:
             problems.append("datasets: 'events' is not mapped; a shop needs at least events")
         for entity, mapping in self.datasets.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,17 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TriggerRule
 
-from nightmarket.contracts import DAILY_SALES, FEATURES, FORECAST_EVALUATION
+from nightmarket.contracts import (
+    DAILY_SALES,
+    FEATURES,
+    FORECAST_EVALUATION,
+    ORDERS,
+    QUALITY,
+    REVIEWS,
+    SCREENING_DECISIONS,
+)
 from nightmarket.orchestration import JobOperator, NightReady, NightTimetable, kinds
+from nightmarket.orchestration.approval import AskForEntries
 from nightmarket.orchestration.manual import dags
 from nightmarket.shop import DEFAULT_SHOP, PROJECT, child_environment
 from nightmarket.steps import POOLS, STEPS, step
@@ -42,8 +51,14 @@ CHAINS = {
     },
     "rollback": {"rollback": {"send"}, "send": set()},
     "online_update": {"stream": {"update"}, "update": {"send"}, "send": set()},
+    "fraud_screening": {
+        "feedback": {"screen_features"}, "screen_features": {"train_screener"}, "train_screener": {"judge_screener"}, "judge_screener": {"register"},
+        "register": {"bless"}, "bless": {"decide"}, "decide": {"brief_risk"}, "brief_risk": {"send", "metrics"}, "send": set(),
+        "metrics": set(),
+    },
+    "blocklist_approval": {"propose": {"ask"}, "ask": {"enter"}, "enter": set()},
 }
-PLAIN = {"wait_for_night": NightReady, "outcome": EmptyOperator}
+PLAIN = {"wait_for_night": NightReady, "outcome": EmptyOperator, "ask": AskForEntries}
 """Tasks that only Airflow needs; every other one is a job."""
 
 
@@ -66,9 +81,10 @@ def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
     """But `send`, which ends each DAG that writes to people, `metrics`, which measures after a night's, the steps of a night's
     products (of the two DAGs that have them one starts by itself), and those that every kind of model takes."""
     tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks if t.task_id not in PLAIN]
-    again = {"send": sorted(CHAINS), "metrics": sorted(set(CHAINS) - {"rollback", "online_update"}),
+    models = ["fraud_screening", "recommendation_training", "seasonal_forecasting"]
+    again = {"send": sorted(set(CHAINS) - {"blocklist_approval"}), "metrics": sorted({*models, "nightly_retraining", "shop_ingestion"}),
              "onboard": ["nightly_retraining", "recommendation_training"], "experiment": ["nightly_retraining", "recommendation_training"],
-             "register": ["recommendation_training", "seasonal_forecasting"], "bless": ["recommendation_training", "seasonal_forecasting"]}
+             "register": models, "bless": models}
     assert sorted(t for _, t in tasks if t not in again) == sorted(s.name for s in STEPS if s.name not in again)
     assert {name: sorted(d for d, t in tasks if t == name) for name in again} == again
 
@@ -118,6 +134,8 @@ def test_tasks_that_only_airflow_needs(made: dict[str, DAG]) -> None:
     found = {t.task_id: t for d in made.values() for t in d.tasks if t.task_id in PLAIN}
     assert {n: type(t) for n, t in found.items()} == PLAIN
     wait = found["wait_for_night"]
+    ask = found["ask"]
+    assert (ask.options, ask.defaults, ask.response_timeout) == (["Block them", "Block nothing"], ["Block nothing"], timedelta(hours=12)) and ask.doc_md
     assert wait.mode == "reschedule" and wait.night == "{{ run_date() }}" and wait.timeout == 6 * 3600 and wait.doc_md
 
 
@@ -146,6 +164,13 @@ def test_schedules(made: dict[str, DAG]) -> None:
         waits: Any = made[dag_id].timetable
         assert waits.asset_condition.uri == dataset.uri
         assert [t.task_id for d in made.values() for t in d.tasks if dataset.uri in [a.uri for a in t.outlets]] == ["aggregate"]
+    screening: Any = made["fraud_screening"].timetable
+    assert {a.uri for a in screening.asset_condition.objects} == {ORDERS.uri, REVIEWS.uri, QUALITY.uri}, "the gate publishes quality only where it lets a night through"
+    waits = made["blocklist_approval"].timetable
+    assert waits.asset_condition.uri == SCREENING_DECISIONS.uri
+    waits: Any = made["recommendation_training"].timetable
+    assert waits.asset_condition.uri == FEATURES.uri
+    assert [t.task_id for d in made.values() for t in d.tasks if FEATURES.uri in [a.uri for a in t.outlets]] == ["aggregate"]
 
 
 def test_whose_schedule_decides_about_training(tmp_path: Path) -> None:
@@ -224,7 +249,8 @@ def test_a_parse_is_quick_and_imports_nothing_heavy(dag_id: str) -> None:
     told = json.loads(done.stdout.splitlines()[-1])
     assert not HEAVY & set(told["all"])
     # beyond Airflow itself a parse imports the project and the reader of shop.yaml; a new name here wants a reason
-    assert set(told["new"]) <= {"airflow", "nightmarket", "yaml", "_yaml", "tzdata"}
+    waits_for_people = {"asgiref"} if dag_id == "blocklist_approval" else set()  # Airflow's operators that ask a person
+    assert set(told["new"]) <= {"airflow", "nightmarket", "yaml", "_yaml", "tzdata"} | waits_for_people
     assert told["seconds"] < 1.0
 
 

@@ -326,6 +326,70 @@ EXPERIMENTS = Dataset(
     primary_key=("experiment", "arm", "metric", "role"), owner="recommendations",
 )
 
+SCREENED = ("order", "account", "review", "brushing")
+"""What is screened; brushing is the sales and praise of one product on one day."""
+
+SCREENING_FEEDBACK = Dataset(
+    "screening_feedback", "gold", "Verdicts of analysts and reports of shoppers that came in with a night.",
+    (
+        Column("kind", "string", "What the verdict is about.", nullable=False, allowed=SCREENED),
+        Column("id", "string", "Which: order_id, user_id, review_id, or item_id/day.", nullable=False),
+        Column("is_bad", "boolean", "Fraud, fake, or not.", nullable=False),
+        Column("known_at", "timestamp", "When it became known; it counts only from then.", unit="UTC", nullable=False),
+        Column("said_by", "string", "Who says so.", nullable=False),
+        Column("source", "string", "analyst counts before shopper.", nullable=False, allowed=("analyst", "shopper")),
+        Column("why", "string", "In their words.", personal="free_text"),
+    ),
+    primary_key=("kind", "id", "source"), owner="risk",
+)
+
+SCREENING_FEATURES = Dataset(
+    "screening_features", "gold",
+    "What each order, account, review and product's day looked like at its moment, with the verdicts known by the night. The manifest's "
+    "notes name the parts of the lists.",
+    (
+        Column("kind", "string", "What it is.", nullable=False, allowed=SCREENED),
+        Column("id", "string", "Which: order_id, user_id, review_id, or item_id/day.", nullable=False),
+        Column("at", "timestamp", "Its moment.", unit="UTC", nullable=False),
+        Column("first_night", "date", "The night that first delivered it.", nullable=False),
+        Column("stake", "double", "What is at stake.", unit="shop currency"),
+        Column("is_bad", "boolean", "The verdict, where one was known by the night."),
+        Column("known_at", "timestamp", "When it became known.", unit="UTC"),
+        Column("entities", "array<string>", "Who and what took part: shopper, device, card and the like.", nullable=False),
+        Column("categories", "array<string>", "Its categories.", nullable=False),
+        Column("text", "string", "A review's text, normalised.", personal="free_text"),
+        Column("values", "array<float>", "Its features; NaN where unknown.", nullable=False),
+    ),
+    primary_key=("kind", "id"), owner="risk",
+)
+
+SCREENING_DECISIONS = Dataset(
+    "screening_decisions", "gold", "What to do with each order, account, review and product's day that came in, and why.",
+    (
+        Column("kind", "string", "What it is.", nullable=False, allowed=SCREENED),
+        Column("id", "string", "Which: order_id, user_id, review_id, or item_id/day.", nullable=False),
+        Column("at", "timestamp", "Its moment.", unit="UTC", nullable=False),
+        Column("score", "double", "Higher is more suspicious; comparable within a kind and model version.", nullable=False, minimum=0, maximum=1),
+        Column("probability", "double", "Calibrated; null where no verdicts were known to learn from.", minimum=0, maximum=1),
+        Column("decision", "string", "What to do.", nullable=False, allowed=("allow", "review", "block")),
+        Column("reasons", "array<string>", "The strongest ones, in words.", nullable=False),
+        Column("rule", "string", "cost: the thresholds; blocklist: an entry holds; verdict: it is known.", nullable=False,
+               allowed=("cost", "blocklist", "verdict")),
+        Column("threshold", "double", "Value from which a row is looked at.", nullable=False),
+        Column("block_threshold", "double", "Value from which it is blocked; above 1 is never.", nullable=False),
+        Column("model_name", "string", "Registered model that answered.", nullable=False),
+        Column("model_version", "string", "Its version.", nullable=False),
+    ),
+    primary_key=("kind", "id"), owner="risk",
+)
+
+SCREENING_EVALUATION = replace(
+    EVALUATION, name="screening_evaluation", owner="risk",
+    description="Quality of every screener and baseline judged in a night, on the same later rows.",
+)
+
+SCREENING = (SCREENING_FEEDBACK, SCREENING_FEATURES, SCREENING_EVALUATION, SCREENING_DECISIONS)
+
 SALES_SERIES = Dataset(
     "sales_series", "gold",
     "Sales of every item, category and country and of the whole shop on a complete calendar, as known on the night: the input of forecasts.",
@@ -388,7 +452,7 @@ REORDERS = Dataset(
 )
 GOLD = (
     DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING, EXPOSURES, EXPERIMENTS, SALES_SERIES,
-    FORECAST_EVALUATION, FORECASTS, REORDERS,
+    FORECAST_EVALUATION, FORECASTS, REORDERS, *SCREENING,
 )
 
 ALL = (*BRONZE, *SILVER, LIVE_EVENTS, *GOLD)

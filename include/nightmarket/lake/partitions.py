@@ -513,4 +513,6 @@ _MAKER = {
     "silver.live_events": "stream", "gold.exposures": "experiment", "gold.experiments": "experiment",
     "gold.sales_series": "series", "gold.forecast_evaluation": "judge_forecasts",
     "gold.forecasts": "publish_forecasts", "gold.reorders": "publish_forecasts",
+    "gold.screening_feedback": "feedback", "gold.screening_features": "screen_features",
+    "gold.screening_evaluation": "judge_screener", "gold.screening_decisions": "decide",
 }

@@ -13,8 +13,9 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, TriggerRule
 
-from nightmarket.contracts import DAILY_SALES, FEATURES, Dataset
+from nightmarket.contracts import DAILY_SALES, FEATURES, ORDERS, QUALITY, REVIEWS, SCREENING_DECISIONS, Dataset
 from nightmarket.orchestration.alerts import TellFailure, deadline
+from nightmarket.orchestration.answers import answer_macros
 from nightmarket.orchestration.night import form, macros, rollback_form
 from nightmarket.orchestration.operator import JobOperator, NightReady
 from nightmarket.orchestration.timetable import NightTimetable
@@ -23,8 +24,8 @@ from nightmarket.shop import Settings, load_shop
 from nightmarket.steps import step
 
 __all__ = [
-    "DAILY_SALES", "FEATURES", "JobOperator", "NightReady", "NightTimetable", "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task",
-    "kinds", "mapped_job", "models", "outcome", "rollback_form", "shop",
+    "DAILY_SALES", "FEATURES", "ORDERS", "QUALITY", "REVIEWS", "SCREENING_DECISIONS", "JobOperator", "NightReady", "NightTimetable",
+    "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task", "kinds", "mapped_job", "models", "outcome", "rollback_form", "shop",
 ]
 
 
@@ -97,7 +98,7 @@ def defaults(owner: str, tags: list[str], **options: Any) -> dict[str, Any]:
         "catchup": False,  # history is asked for by a backfill or a first load, never by surprise
         "deadline": deadline(owner),
         "max_active_runs": 1,  # nights in their order; a second run of a date waits and then finds it current
-        "user_defined_macros": macros(settings.zone),
+        "user_defined_macros": {**macros(settings.zone), **answer_macros(settings)},
         "default_args": {
             "owner": settings.owner_of(owner).name,
             # skipped is how a dry run ends; the steps behind it still have something to say

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, cast
 
-from nightmarket.contracts import EVALUATION, FORECAST_EVALUATION, Dataset
+from nightmarket.contracts import EVALUATION, FORECAST_EVALUATION, SCREENING_EVALUATION, Dataset
 
 if TYPE_CHECKING:
     from nightmarket.shop import Blessing, Shop
@@ -75,7 +75,13 @@ FORECASTER = Kind(
     train="fit_forecasts", evaluate="judge_forecasts", publish="publish_forecasts", prepare=("series",),
 )
 
-KINDS: tuple[Kind, ...] = (RECOMMENDER, FORECASTER)
+SCREENER = Kind(
+    "screener", "Fraud screening", "screening", "screening.blessing", SCREENING_EVALUATION,
+    package="nightmarket.screen.package:package", card="nightmarket.screen.card:card",
+    train="train_screener", evaluate="judge_screener", publish="decide",
+)
+
+KINDS: tuple[Kind, ...] = (RECOMMENDER, FORECASTER, SCREENER)
 
 
 def kind(id_: str) -> Kind:

@@ -1,7 +1,7 @@
 """The blocklist: who is blocked, why, on whose word, until when; and its exchange with other shops without clear identifiers.
 
-An entry is never changed: blocking, unblocking and appeals are actions appended to a ledger, and what holds at a moment is read
-from it (`holds`). Unblocking takes the same fields as blocking.
+An entry is never changed: proposals, refusals of them, blocking, unblocking and appeals are actions appended to a ledger, and what
+holds at a moment is read from it (`holds`). Unblocking takes the same fields as blocking. A proposal blocks nothing.
 
 The exchange file carries keyed hashes (HMAC-SHA-256 under a key that the shops share, with a salt of the file's own, so two
 files cannot be joined by anyone who lacks the key) and is signed (Ed25519, RFC 8032). It reads as JSON lines: a header, one
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 KINDS = ("customer", "device", "card", "ip", "address", "email", "phone", "terminal", "reviewer", "product")
-BLOCK, UNBLOCK, APPEAL = "block", "unblock", "appeal"
+BLOCK, UNBLOCK, APPEAL, PROPOSE, REFUSE = "block", "unblock", "appeal", "propose", "refuse"
+_WHATS = (PROPOSE, BLOCK, APPEAL, REFUSE, UNBLOCK)
+"""In the order in which actions of one moment count: unblocking wins."""
 _FORMAT = "nightmarket-blocklist-1"
 _LEAST_KEY = 16
 
@@ -42,7 +44,7 @@ class Action:
     kind: str
     identifier: str
     what: str
-    """block, unblock or appeal."""
+    """block, unblock, appeal, propose or refuse."""
     decided_by: str
     """A person, or a rule by name; for an appeal who appeals."""
     evidence: str
@@ -51,8 +53,8 @@ class Action:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r}: write one of {', '.join(KINDS)}")
-        if self.what not in (BLOCK, UNBLOCK, APPEAL):
-            raise ValueError(f"action {self.what!r}: write block, unblock or appeal")
+        if self.what not in _WHATS:
+            raise ValueError(f"action {self.what!r}: write one of {', '.join(_WHATS)}")
         if not self.identifier or not self.decided_by or not self.evidence:
             raise ValueError(f"{self.what} of a {self.kind}: identifier, decided_by and evidence must all be said")
         if self.at.tzinfo is None or (self.expires_at is not None and self.expires_at.tzinfo is None):
@@ -73,15 +75,27 @@ def holds(ledger: Iterable[Action], at: datetime) -> dict[tuple[str, str], Entry
     """Blocks that hold at a moment, by (kind, identifier). Actions after `at` are not known yet; of one moment, unblocking wins."""
     found: dict[tuple[str, str], Entry] = {}
     known = [a for a in ledger if a.at <= at]
-    for action in sorted(known, key=lambda a: (a.at, (BLOCK, APPEAL, UNBLOCK).index(a.what))):
+    for action in sorted(known, key=lambda a: (a.at, _WHATS.index(a.what))):
         key = (action.kind, action.identifier)
         if action.what == BLOCK:
             found[key] = Entry(action)
         elif action.what == UNBLOCK:
             found.pop(key, None)
-        elif key in found:
+        elif action.what == APPEAL and key in found:
             found[key] = Entry(found[key].action, action)
     return {k: e for k, e in found.items() if e.action.expires_at is None or e.action.expires_at > at}
+
+
+def waiting(ledger: Iterable[Action], at: datetime) -> dict[tuple[str, str], Action]:
+    """Proposals up to a moment that nobody has answered since, by (kind, identifier)."""
+    found: dict[tuple[str, str], Action] = {}
+    for action in sorted((a for a in ledger if a.at <= at), key=lambda a: (a.at, _WHATS.index(a.what))):
+        key = (action.kind, action.identifier)
+        if action.what == PROPOSE:
+            found.setdefault(key, action)
+        elif action.what != APPEAL:
+            found.pop(key, None)
+    return found
 
 
 def normalised(kind: str, identifier: str) -> str:

@@ -133,22 +133,28 @@ def build(rows: Rows, recipe: Recipe) -> Matrix:
     if rows.backwards.any():
         made.add("clock_backwards", rows.backwards)
     moments = Moments(rows.times, rows.times)
-    dayparts = (hours // 6).astype(np.int64)
-    habits = {"daypart": dayparts} | {name: codes for name, (codes, _) in rows.categories.items()}
     for entity in recipe.entities:
-        history = History(rows.entities[entity], moments, rows.entities[entity])
-        _frequency(made, rows, entity, history)
-        for number in recipe.leading:
-            _amounts(made, rows, entity, number, history, recipe.scales[number])
-        for habit, codes in habits.items():
-            pair = paired(rows.entities[entity], codes)
-            same, others = History(pair, moments, pair).count(None) - 1, history.count(None) - 1
-            made.add(f"{entity}.habit.{habit}", np.where((pair >= 0) & (others > 0), same, np.nan) / np.maximum(others, 1))
-        for other in [b for a, b in recipe.pairs if a == entity]:
-            _sharing(made, rows, entity, other, history, moments)
+        made.extend(of_entity(rows, recipe, entity, moments))
     for name, values in risk(rows, recipe).items():
         made.add(name, values)
     _group(made, rows, recipe)
+    return made
+
+
+def of_entity(rows: Rows, recipe: Recipe, entity: str, moments: Moments) -> Matrix:
+    """What a row says beside the others of its entity, labels apart: only rows that share the entity matter."""
+    made = Matrix()
+    habits = {"daypart": (rows.times % DAY // (6 * HOUR)).astype(np.int64)} | {name: codes for name, (codes, _) in rows.categories.items()}
+    history = History(rows.entities[entity], moments, rows.entities[entity])
+    _frequency(made, rows, entity, history)
+    for number in recipe.leading:
+        _amounts(made, rows, entity, number, history, recipe.scales[number])
+    for habit, codes in habits.items():
+        pair = paired(rows.entities[entity], codes)
+        same, others = History(pair, moments, pair).count(None) - 1, history.count(None) - 1
+        made.add(f"{entity}.habit.{habit}", np.where((pair >= 0) & (others > 0), same, np.nan) / np.maximum(others, 1))
+    for other in [b for a, b in recipe.pairs if a == entity]:
+        _sharing(made, rows, entity, other, history, moments)
     return made
 
 
@@ -231,7 +237,7 @@ def _amounts(made: Matrix, rows: Rows, entity: str, number: str, history: Histor
             width = np.sqrt(np.maximum(second / 2**16 * unit**2 / np.where(count > 0, count, np.nan) - level**2, 0))
             made.add(f"{entity}.distance.usual.{number}", np.where(count >= 3, (values - level) / (width + 0.05 * np.abs(level) + 1e-9), np.nan))
         if label == "1d":
-            made.add(f"{entity}.sum.1d.{number}", scale.floats(total))
+            made.add(f"{entity}.sum.1d.{number}", np.where(rows.entities[entity] < 0, np.nan, scale.floats(total)))
     largest = scale.floats(history.largest(np.where(there, own, NEVER)))
     made.add(f"{entity}.of_largest.{number}", np.where(np.isfinite(values) & (largest > 0), values / np.where(largest > 0, largest, 1), np.nan))
 
@@ -264,33 +270,41 @@ def blocks(rows: Rows, recipe: Recipe) -> Iterator[tuple[int | None, np.ndarray]
         yield int(recipe.cut - (k + 1) * recipe.horizon), np.flatnonzero(back == k)
 
 
-def risk(rows: Rows, recipe: Recipe) -> dict[str, np.ndarray]:
-    """What is known of the labels of each row's entities, before its moment."""
+def risk(rows: Rows, recipe: Recipe, share: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """What is known of the labels of each row's entities, before its moment.
+
+    `share` (n,) gives the share of bad among all labels of the 30 days before, where `rows` are a part of the table only.
+    """
     made: dict[str, np.ndarray] = {}
-    for put, index, events, start in _views(rows, recipe, made):
+    for put, index, events, start in _views(rows, recipe, made, always=share is not None):
         asked, bad = rows.times[index], rows.label[events] == 1
         if start is not None:
             put("label_age_days", (asked - start) / DAY)
         moments = Moments(rows.known_at[events], asked)
-        everyone = History(np.zeros(len(events), np.int64), moments, np.zeros(len(index), np.int64), strict=True)
-        bounds = everyone.bounds(30 * DAY)
-        overall = everyone.total(everyone.prefix(bad.astype(np.int64)), bounds) / np.maximum(bounds[1] - bounds[0], 1)
+        overall = _share(bad, moments, len(index)) if share is None else share[index]
         for entity in recipe.entities:
             history = History(rows.entities[entity][events], moments, rows.entities[entity][index], strict=True)
             sums = history.prefix(bad.astype(np.int64))
+            none = rows.entities[entity][index] < 0
             for label, window in RISK_WINDOWS.items():
                 bounds = history.bounds(window)
                 known, wrong = bounds[1] - bounds[0], history.total(sums, bounds)
-                put(f"{entity}.known_bad.{label}", wrong)
+                put(f"{entity}.known_bad.{label}", np.where(none, np.nan, wrong))
                 if label != "1d":
-                    put(f"{entity}.risk.{label}", (wrong + _SMOOTHING * overall) / (known + _SMOOTHING))
+                    put(f"{entity}.risk.{label}", np.where(none, np.nan, (wrong + _SMOOTHING * overall) / (known + _SMOOTHING)))
             for name, chosen in (("bad", bad), ("good", ~bad)):
                 newest = history.newest(rows.times[events], chosen)
                 put(f"{entity}.days_since_{name}", np.where(newest == NEVER, np.nan, (asked - newest) / DAY))
             since, length = _streak(history, asked, rows.times[events], bad)
             put(f"{entity}.days_bad_streak", since)
-            put(f"{entity}.bad_streak", length)
+            put(f"{entity}.bad_streak", np.where(none, np.nan, length))
     return made
+
+
+def _share(bad: np.ndarray, moments: Moments, asked: int) -> np.ndarray:
+    everyone = History(np.zeros(len(bad), np.int64), moments, np.zeros(asked, np.int64), strict=True)
+    bounds = everyone.bounds(30 * DAY)
+    return np.asarray(everyone.total(everyone.prefix(bad.astype(np.int64)), bounds) / np.maximum(bounds[1] - bounds[0], 1))
 
 
 def unexplained(rows: Rows, recipe: Recipe, behaviour: np.ndarray) -> Matrix:
@@ -323,10 +337,14 @@ def unexplained(rows: Rows, recipe: Recipe, behaviour: np.ndarray) -> Matrix:
     return made
 
 
-def _views(rows: Rows, recipe: Recipe, made: dict[str, np.ndarray]) -> Iterator[tuple[Callable[[str, np.ndarray], None], np.ndarray, np.ndarray, int | None]]:
-    """(put, index, events, start) of each block: `put` writes a feature of the rows `index`, which may see the labels of `events`."""
+def _views(rows: Rows, recipe: Recipe, made: dict[str, np.ndarray],
+           always: bool = False) -> Iterator[tuple[Callable[[str, np.ndarray], None], np.ndarray, np.ndarray, int | None]]:
+    """(put, index, events, start) of each block: `put` writes a feature of the rows `index`, which may see the labels of `events`.
+
+    None where no row is known to be bad, unless `always`.
+    """
     labelled = ~np.isnan(rows.label)
-    if not labelled.any() or not (rows.label == 1).any():
+    if not always and not (rows.label == 1).any():
         return
     for start, index in blocks(rows, recipe):
         events = np.flatnonzero(labelled & (rows.times < start) if start is not None else labelled)

@@ -197,6 +197,8 @@ class _Judged:
     reasons: list[list[str]]
     model: str
     summary: dict[str, Any]
+    lifted: np.ndarray
+    """(k,) above 0 where counts lie far beyond anything seen before: a person looks at these at least."""
 
 
 def _stage(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, cut: int, asked: np.ndarray, options: Options) -> _Judged:
@@ -252,7 +254,7 @@ class Unlabelled:
         decision = self.thresholds.decide(score)
         decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
         told = _told(names, X[asked], self.strangeness.push, rows, recipe, score, why, options)
-        return _Judged(score, np.full(len(asked), np.nan), decision, np.full(len(asked), self.thresholds.review), told, self.summary["model"], self.summary)
+        return _Judged(score, np.full(len(asked), np.nan), decision, np.full(len(asked), self.thresholds.review), told, self.summary["model"], self.summary, lifted)
 
 
 def _learn_usual(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, options: Options) -> Unlabelled:
@@ -306,7 +308,7 @@ class Supervised:
         decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
         teller = self.learners["second" if "second" in self.learners else "trees"]
         told_reasons = _told(names, B, teller.contributions, rows, recipe, score, why, options)
-        return _Judged(score, probability, decision, np.full(len(asked), self.thresholds.review), told_reasons, self.summary["model"], self.summary)
+        return _Judged(score, probability, decision, np.full(len(asked), self.thresholds.review), told_reasons, self.summary["model"], self.summary, lifted)
 
 
 def second_features(rows: Rows, recipe: Recipe, X: np.ndarray, made: dict[str, Any], blind: np.ndarray, asked: np.ndarray, held: Held,

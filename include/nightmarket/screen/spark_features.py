@@ -1,243 +1,146 @@
-"""The features of `features` as Spark windows: DataFrame in, DataFrame out, nothing collected.
+"""The features of `features` as a Spark job: DataFrame in, DataFrame out, nothing collected.
 
-The definitions are those of `features.build` where labels follow (every night knows the labels of the night before), without groups, and
-a test holds the two equal. Sums are of 64-bit integers in both, so they are equal to the last bit before they are divided.
+Each row goes once to the bucket of each of its entities, and a bucket is described by the very functions of `features`: the past of
+an entity is what its features are made of, so a bucket lacks nothing. Sums are of 64-bit integers, so the buckets' number and order
+change no bit. Groups of linked entities need all links; those are numbers (40 bytes a row and two entities) and are followed in one task.
 
-Rows without a value in an entity column are given a partition each: one partition of all rows without a device would not fit.
+Definitions are those where labels follow: every night knows the labels of the night before.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nightmarket.screen.features import _SMOOTHING as SMOOTHING
-from nightmarket.screen.features import AMOUNT_WINDOWS, HOUR, RISK_WINDOWS, WINDOWS, Recipe
-from nightmarket.screen.windows import DAY, Fixed
+import numpy as np
+
+from nightmarket.screen import features
+from nightmarket.screen.features import HOUR, Matrix, Recipe
+from nightmarket.screen.table import Rows
+from nightmarket.screen.windows import DAY, Moments
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, WindowSpec
+    import pandas as pd
+    from pyspark.sql import Column, DataFrame
 
-_UNKNOWN = float("nan")
+GROUP = ("group.members", "group.known_bad")
 
 
-def build(frame: DataFrame, recipe: Recipe, values: dict[str, list[str]]) -> DataFrame:
-    """Features of each row, named as in `features`, beside its `row_id`.
+def names(recipe: Recipe) -> list[str]:
+    """Names of the values that `build` makes, in their order."""
+    made = [*recipe.numbers, *(f"hours_since.{n}" for n in recipe.elapsed), "hour", "weekday"]
+    for entity in recipe.entities:
+        made += _of_entity(_nobody(recipe), recipe, entity).names
+    return made + (list(GROUP) if recipe.graph else [])
 
-    `frame` has row_id, at (long, microseconds), label (double, null unknown), known_at (long), the recipe's entities (string, null
-    for none), numbers (double, null or NaN unknown), categories (string) and elapsed (double, seconds). `values`: what the codes
-    of the recipe's categories stand for.
+
+def build(frame: DataFrame, recipe: Recipe, buckets: int = 4) -> DataFrame:
+    """`row_id` and `values` (array of float, named by `names`, NaN where unknown) of each row.
+
+    `frame` has row_id, at (long, microseconds), label (double, null unknown), known_at (long), the recipe's entities (string, null for
+    none), numbers (double), categories (string) and elapsed (double, seconds). Categories describe habits; they are no values of their
+    own. `buckets`: how many parts the entities' rows are described in; each must fit into a task. Raises ValueError for a recipe whose
+    labels do not follow.
     """
     from pyspark.sql import functions as F
 
-    if not recipe.follow or recipe.graph:
-        raise ValueError("Spark's features are those of a night, whose labels follow, without groups: make the recipe with follow=True, graph=False")
-    hours = (F.col("at") % DAY) / HOUR
-    keyed = frame
-    for entity in recipe.entities:
-        keyed = keyed.withColumn(_key(entity), F.coalesce(F.concat(F.lit("v"), F.col(f"`{entity}`")), F.concat(F.lit("n"), F.col("row_id").cast("string"))))
-    made: dict[str, Column] = {}
-    for name in recipe.numbers:
-        made[name] = _known(F.col(f"`{name}`"))
-    for name in recipe.elapsed:
-        made[f"hours_since.{name}"] = F.col(f"`{name}`") / 3600
-    for name, order in recipe.categories.items():
-        ranks = F.create_map(*[F.lit(v) for i, code in enumerate(order) for v in (values[name][code], float(min(i, 254)))])
-        made[f"category.{name}"] = ranks[F.col(f"`{name}`")]
-    made["hour"], made["weekday"] = hours, (F.floor(F.col("at") / DAY) + 3) % 7
-    keyed = keyed.withColumn("__daypart", F.floor(hours / 6).cast("string"))
-    for entity in recipe.entities:
-        keyed = _entity(keyed, entity, recipe, made)
-    plain = keyed.select("row_id", *[_told(c).alias(n) for n, c in made.items()])
-    for entity in recipe.entities:
-        plain = plain.join(_risk(keyed, entity), "row_id", "left")
-    return plain
+    if not recipe.follow:
+        raise ValueError("Spark's features are those of a night, whose labels follow: make the recipe with follow=True")
+    frame = frame.withColumn("known_at", F.coalesce("known_at", F.lit(0)))
+    needed = ["row_id", "at", "label", "known_at", "share", *(f"`{c}`" for c in (*recipe.entities, *recipe.leading, *recipe.categories))]
+    asked = frame.join(_share(frame), "row_id").select(*needed)
+    which = F.explode(F.array(*[F.struct(F.lit(i).alias("which"), F.col(f"`{e}`").alias("key")) for i, e in enumerate(recipe.entities)]))
+    each = asked.select("*", which.alias("__of")).where("__of.key IS NOT NULL").select("*", F.col("__of.which").alias("which"))
+    bucket = F.pmod(F.xxhash64("__of.which", "__of.key"), F.lit(buckets))
+    kind = "row_id long, which int, values array<float>"
+    plain = replace(recipe, graph=False)
+    parts = each.withColumn("bucket", bucket).drop("__of").groupBy("bucket").applyInPandas(_describing(plain), kind)
+    if recipe.graph:
+        links = [F.xxhash64(F.lit(i), f"`{e}`").alias(f"n{i}") if not _within(e, recipe) else None for i, e in enumerate(recipe.entities)]
+        nodes = [F.when(F.col(f"`{e}`").isNotNull(), link).alias(f"n{i}") for i, (e, link) in enumerate(zip(recipe.entities, links, strict=True))
+                 if link is not None]
+        bare = frame.select("row_id", "at", F.coalesce(F.col("label") == 1, F.lit(False)).alias("bad"), "known_at", *nodes)
+        parts = parts.unionByName(bare.groupBy(F.lit(0).alias("all")).applyInPandas(_grouping(len(recipe.entities)), kind))
+    found = parts.groupBy("row_id").agg(F.map_from_entries(F.collect_list(F.struct("which", "values"))).alias("__found"))
+    widths = [len(_of_entity(_nobody(recipe), recipe, e)) for e in recipe.entities] + ([len(GROUP)] if recipe.graph else [])
+    hours = F.col("at") % DAY / HOUR
+    own: list[Column] = [*(F.col(f"`{n}`") for n in recipe.numbers), *(F.col(f"`{n}`") / 3600 for n in recipe.elapsed), hours,
+                         (F.floor(F.col("at") / DAY) + 3) % 7]
+    first = F.array(*[F.coalesce(_finite(c.cast("float")), F.lit(float("nan")).cast("float")) for c in own])
+    unknown = F.lit(float("nan")).cast("float")
+    rest = [F.coalesce(F.col("__found")[i], F.array_repeat(unknown, w)) for i, w in enumerate(widths)]
+    return frame.join(found, "row_id", "left").select("row_id", F.concat(first, *rest).alias("values"))
 
 
-def _key(entity: str) -> str:
-    return f"__key_{entity}"
-
-
-def _known(column: Column) -> Column:
+def _finite(column: Column) -> Column:
     from pyspark.sql import functions as F
 
-    return F.when(column.isNotNull() & ~F.isnan(column) & (F.abs(column) != float("inf")), column)
+    return F.when(F.abs(column) != float("inf"), column)
 
 
-def _told(column: Column) -> Column:
-    from pyspark.sql import functions as F
-
-    return F.coalesce(column.cast("double"), F.lit(_UNKNOWN))
-
-
-def _window(keys: list[str], window: int | None) -> WindowSpec:
-    from pyspark.sql import Window
-
-    return Window.partitionBy(*keys).orderBy("at").rangeBetween(Window.unboundedPreceding if window is None else -window, 0)
+def _within(entity: str, recipe: Recipe) -> bool:
+    """Whether an entity is a part of another, such as an address of its network: it would link nothing anew."""
+    return any(features._contains(entity, other) and len(other) < len(entity) for other in recipe.entities)
 
 
-def _entity(frame: DataFrame, entity: str, recipe: Recipe, made: dict[str, Column]) -> DataFrame:
-    """Adds helper columns to the frame where a window looks at another's result, and the entity's features to `made`."""
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
-
-    key, there = _key(entity), F.col(f"`{entity}`").isNotNull()
-    over = {label: _window([key], window) for label, window in WINDOWS.items()}
-    rows = {label: F.count(F.lit(1)).over(w) for label, w in over.items()}
-    for label, count in rows.items():
-        made[f"{entity}.rows.{label}"] = F.when(there, count)
-    before = Window.partitionBy(key).orderBy("at").rangeBetween(Window.unboundedPreceding, -1)
-    same = F.count(F.lit(1)).over(Window.partitionBy(key).orderBy("at").rangeBetween(0, 0))
-    previous = F.when(same > 1, F.col("at")).otherwise(F.max("at").over(before))
-    made[f"{entity}.hours_since_last"] = F.when(there, (F.col("at") - previous) / HOUR)
-    age = (F.col("at") - F.min("at").over(over["ever"])) / DAY
-    made[f"{entity}.days_known"] = F.when(there, age)
-    usual = (rows["30d"] - rows["1d"]) / F.least(F.greatest(age - 1, F.lit(1.0)), F.lit(29.0))
-    made[f"{entity}.velocity"] = F.when(there, rows["1d"] / (usual + 0.5))
-    for number in recipe.leading:
-        frame = _amounts(frame, entity, number, recipe.scales[number], made)
-    for habit, column in {"daypart": "__daypart", **{c: c for c in recipe.categories}}.items():
-        pair = F.count(F.lit(1)).over(_window([key, f"`{column}`"], None))
-        known = there & F.col(f"`{column}`").isNotNull()
-        made[f"{entity}.habit.{habit}"] = F.when(known & (rows["ever"] > 1), (pair - 1) / (rows["ever"] - 1))
-    for other in [b for a, b in recipe.pairs if a == entity]:
-        first = f"__first_{entity}_{other}"
-        order = Window.partitionBy(key, _key(other)).orderBy("at", "row_id")
-        frame = frame.withColumn(first, (there & F.col(f"`{other}`").isNotNull() & (F.row_number().over(order) == 1)).cast("long"))
-        made[f"{entity}.with.{other}"] = F.when(there & F.col(f"`{other}`").isNotNull(), F.count(F.lit(1)).over(_window([key, _key(other)], None)))
-        made[f"{entity}.different.{other}"] = F.when(there, F.sum(first).over(over["ever"]))
-        for label in ("1d", "7d"):
-            made[f"{entity}.new.{label}.{other}"] = F.when(there, F.sum(first).over(over[label]))
-    return frame
+class _Sized(Matrix):
+    def __len__(self) -> int:
+        return len(self.names)
 
 
-def _fixed(column: Column, scale: Fixed) -> Column:
-    from pyspark.sql import functions as F
-
-    top = 2.0**scale.bits
-    return F.when(column.isNotNull(), F.rint(_within(column, top) / scale.step).cast("long"))
+def _nobody(recipe: Recipe) -> Rows:
+    return Rows.bare(np.zeros(1, np.int64), {e: np.full(1, -1, np.int64) for e in recipe.entities}, np.full(1, np.nan), np.zeros(1, np.int64),
+                     {n: np.full(1, np.nan) for n in recipe.leading}, {c: (np.full(1, -1, np.int64), []) for c in recipe.categories})
 
 
-def _within(column: Column, top: float) -> Column:
-    """A known value held within ±top; `least` and `greatest` pass over nulls, so the caller keeps those apart."""
-    from pyspark.sql import functions as F
-
-    return F.greatest(F.least(column, F.lit(top)), F.lit(-top))
-
-
-def _amounts(frame: DataFrame, entity: str, number: str, scale: Fixed, made: dict[str, Column]) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    key, there = _key(entity), F.col(f"`{entity}`").isNotNull()
-    own, square, ordinary = (f"__{kind}_{entity}_{number}" for kind in ("own", "square", "ordinary"))
-    unit = 2.0 ** (scale.bits - 10)
-    value = _known(F.col(f"`{number}`"))
-    size = _within(value / unit, 1024.0)
-    frame = frame.withColumn(own, _fixed(value, scale)).withColumn(square, F.when(value.isNotNull(), F.rint(size * size * 2**16).cast("long")))
-
-    def totals(label: str, column: str, chosen: Column | None = None) -> tuple[Column, Column]:
-        """(sum, count) of a long column over a window, the rows `chosen` only."""
-        window = _window([key], WINDOWS[label])
-        counted = F.col(f"`{column}`") if chosen is None else F.when(chosen, F.col(f"`{column}`"))
-        return F.coalesce(F.sum(counted).over(window), F.lit(0)), F.count(counted).over(window)
-
-    def mean(label: str, chosen: Column | None, apart: Column) -> tuple[Column, Column]:
-        """(mean, count) of the other rows."""
-        total, n = totals(label, own, chosen)
-        others = F.when(there, n).otherwise(0) - apart.cast("int")
-        return F.when(others > 0, (total - F.when(apart, F.col(f"`{own}`")).otherwise(0)).cast("double") * scale.step / others), others
-
-    def spread(chosen: Column | None, apart: Column, level: Column, others: Column) -> Column:
-        total, _ = totals("ever", square, chosen)
-        left = (total - F.when(apart, F.col(f"`{square}`")).otherwise(0)).cast("double")
-        return F.sqrt(F.greatest(left / 2**16 * unit**2 / F.when(others > 0, others) - level * level, F.lit(0.0)))
-
-    # kept as columns: written out in each expression that needs them, one plan would hold hundreds of windows
-    has, level, others = (f"__{kind}_{entity}_{number}" for kind in ("has", "level", "others"))
-    expected, counted = mean("ever", None, value.isNotNull())
-    frame = frame.withColumn(has, value.isNotNull()).withColumn(level, expected).withColumn(others, counted)
-    far = F.when(F.col(f"`{others}`") >= 3, F.abs(value - F.col(f"`{level}`")) > 2.5 * F.abs(F.col(f"`{level}`"))).otherwise(False)
-    frame = frame.withColumn(ordinary, F.coalesce(value.isNotNull() & ~far, F.lit(False)))
-    width, count, calm, narrow = (f"__{kind}_{entity}_{number}" for kind in ("width", "count", "calm", "narrow"))
-    mild, usual, seen = F.col(f"`{ordinary}`"), F.col(f"`{calm}`"), F.col(f"`{count}`")
-    expected, counted = mean("ever", mild, mild)
-    frame = frame.withColumn(calm, expected).withColumn(count, counted)
-    frame = frame.withColumn(width, spread(None, F.col(f"`{has}`"), F.col(f"`{level}`"), F.col(f"`{others}`")))
-    frame = frame.withColumn(narrow, spread(mild, mild, usual, seen))
-    for label in AMOUNT_WINDOWS:
-        total, n = totals(label, own)
-        made[f"{entity}.mean.{label}.{number}"] = F.when(there & (n > 0), total.cast("double") * scale.step / n)
-        if label == "1d":
-            made[f"{entity}.sum.1d.{number}"] = F.when(there, total.cast("double") * scale.step).otherwise(0.0)
-        if label in ("30d", "ever"):
-            expected = mean(label, None, value.isNotNull())[0] if label != "ever" else F.col(f"`{level}`")
-            made[f"{entity}.ratio.{label}.{number}"] = F.when(there & (F.abs(expected) > 1e-12), value / expected)
-    deviation = F.col(f"`{width}`") + 0.05 * F.abs(F.col(f"`{level}`")) + 1e-9
-    made[f"{entity}.distance.{number}"] = F.when(there & (F.col(f"`{others}`") >= 3), (value - F.col(f"`{level}`")) / deviation)
-    made[f"{entity}.ratio.usual.{number}"] = F.when(there & (F.abs(usual) > 1e-12), value / usual)
-    made[f"{entity}.distance.usual.{number}"] = F.when(there & (seen >= 3), (value - usual) / (F.col(f"`{narrow}`") + 0.05 * F.abs(usual) + 1e-9))
-    largest = F.max(own).over(_window([key], None)).cast("double") * scale.step
-    made[f"{entity}.of_largest.{number}"] = F.when(there & (largest > 0), value / largest)
-    return frame
+def _of_entity(rows: Rows, recipe: Recipe, entity: str, share: np.ndarray | None = None) -> _Sized:
+    made = _Sized()
+    made.extend(features.of_entity(rows, recipe, entity, Moments(rows.times, rows.times)))
+    known = features.risk(rows, replace(recipe, entities=(entity,)), np.zeros(len(rows)) if share is None else share)
+    for name, values in known.items():
+        made.add(name, values)
+    return made
 
 
-def _risk(frame: DataFrame, entity: str) -> DataFrame:
-    """row_id and the entity's features of known labels.
+def _describing(recipe: Recipe):  # type: ignore[no-untyped-def]
+    """The function of a bucket's rows: pandas in, `row_id`, `which`, `values` out."""
 
-    Labels are rows of their own at the moment they became known, told half a microsecond after it: so a row at t sees those
-    known before t and no other.
-    """
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
+    def describe(given: pd.DataFrame) -> pd.DataFrame:
+        import pandas as pd
 
-    key = _key(entity)
-    labels = frame.where(F.col("label").isNotNull()).select(
-        F.lit(None).cast("long").alias("row_id"), F.col(key).alias("key"), (F.col("known_at") * 2 + 1).alias("moment"), F.col("at").alias("happened"),
-        (F.col("label") == 1).cast("long").alias("bad"))
-    order = Window.partitionBy("key").orderBy("moment", "happened", "bad")
-    goods = F.sum(1 - F.col("bad")).over(order.rowsBetween(Window.unboundedPreceding, 0))
-    labels = labels.withColumn("streak", goods)
-    within = Window.partitionBy("key", "streak").orderBy("moment", "happened", "bad")
-    labels = labels.withColumn("length", F.sum("bad").over(within.rowsBetween(Window.unboundedPreceding, 0)))
-    labels = labels.withColumn("since", F.first(F.when(F.col("bad") == 1, F.col("happened")), ignorenulls=True).over(within.rowsBetween(Window.unboundedPreceding, 0)))
-    labels = labels.withColumn("last", F.row_number().over(order))
-    asked = frame.where(F.col(f"`{entity}`").isNotNull()).select("row_id", F.col(key).alias("key"), (F.col("at") * 2).alias("moment"), F.col("at").alias("asked"))
-    both = labels.unionByName(asked, allowMissingColumns=True)
+        made = []
+        for which, part in given.sort_values(["which", "at", "row_id"]).groupby("which", sort=True):
+            entities = {e: pd.factorize(part[e])[0].astype(np.int64) for e in recipe.entities}
+            categories = {c: (pd.factorize(part[c])[0].astype(np.int64), []) for c in recipe.categories}
+            rows = Rows.bare(part["at"].to_numpy(np.int64), entities, part["label"].to_numpy(np.float64), part["known_at"].to_numpy(np.int64),
+                             {n: part[n].to_numpy(np.float64) for n in recipe.leading}, categories)
+            values = _of_entity(rows, recipe, recipe.entities[int(which)], part["share"].to_numpy(np.float64)).array()
+            made.append(pd.DataFrame({"row_id": part["row_id"].to_numpy(), "which": np.int32(which), "values": list(values)}))
+        return pd.concat(made)
 
-    def over(window: int | None) -> WindowSpec:
-        return Window.partitionBy("key").orderBy("moment").rangeBetween(Window.unboundedPreceding if window is None else -2 * window, 0)
-
-    overall = _overall(frame)
-    made: dict[str, Column] = {}
-    for label, window in RISK_WINDOWS.items():
-        bad, known = F.coalesce(F.sum("bad").over(over(window)), F.lit(0)), F.count("bad").over(over(window))
-        made[f"{entity}.known_bad.{label}"] = bad
-        if label != "1d":
-            made[f"__known.{label}"] = known
-    newest = F.max(F.struct("last", "length", "since")).over(over(None))
-    for name, value in (("bad", 1), ("good", 0)):
-        made[f"{entity}.days_since_{name}"] = (F.col("asked") - F.max(F.when(F.col("bad") == value, F.col("happened"))).over(over(None))) / DAY
-    made[f"{entity}.days_bad_streak"] = F.when(newest["length"] > 0, (F.col("asked") - newest["since"]) / DAY)
-    made[f"{entity}.bad_streak"] = F.coalesce(newest["length"], F.lit(0))
-    told = both.select("row_id", "moment", *[c.alias(n) for n, c in made.items()]).where(F.col("row_id").isNotNull())
-    # rows without the entity know nothing of it, and their risk is the overall one
-    told = frame.select("row_id", (F.col("at") * 2).alias("moment")).join(told.drop("moment"), "row_id", "left").join(overall, "row_id", "left")
-    columns = []
-    for name in made:
-        if name.startswith("__known."):
-            label = name.removeprefix("__known.")
-            bad, known = F.coalesce(F.col(f"`{entity}.known_bad.{label}`"), F.lit(0)), F.coalesce(F.col(f"`{name}`"), F.lit(0))
-            columns.append(((bad + SMOOTHING * F.col("__overall")) / (known + SMOOTHING)).alias(f"{entity}.risk.{label}"))
-        elif ".known_bad." in name or name.endswith(".bad_streak"):
-            columns.append(F.coalesce(F.col(f"`{name}`").cast("double"), F.lit(0.0)).alias(name))
-        else:
-            columns.append(_told(F.col(f"`{name}`")).alias(name))
-    return told.select("row_id", *columns)
+    return describe
 
 
-def _overall(frame: DataFrame) -> DataFrame:
+def _grouping(which: int):  # type: ignore[no-untyped-def]
+    def group(given: pd.DataFrame) -> pd.DataFrame:
+        import pandas as pd
+
+        from nightmarket.screen.graph import groups
+
+        given = given.sort_values(["at", "row_id"])
+        entities = [pd.factorize(given[c])[0].astype(np.int64) for c in given.columns if c.startswith("n")]
+        members, known = groups(given["at"].to_numpy(np.int64), entities, given["bad"].to_numpy(bool), given["known_at"].to_numpy(np.int64))
+        values = list(np.column_stack([members, known]).astype(np.float32))
+        return pd.DataFrame({"row_id": given["row_id"].to_numpy(), "which": np.int32(which), "values": values})
+
+    return group
+
+
+def _share(frame: DataFrame) -> DataFrame:
     """row_id and the share of bad among the labels that became known in the 30 days before its moment.
 
-    This window has no key, so it is one task: of moments, not of rows, and it spills where they do not fit.
+    Labels are rows of their own at the moment they became known, told half a microsecond after it: so a row at t sees those known before
+    t and no other. This window has no key, so it is one task: of moments, not of rows, and it spills where they do not fit.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -247,5 +150,6 @@ def _overall(frame: DataFrame) -> DataFrame:
     moments = frame.select((F.col("at") * 2).alias("moment")).distinct().withColumn("asked", F.lit(True))
     month = Window.orderBy("moment").rangeBetween(-60 * DAY, 0)
     share = F.coalesce(F.sum("bad").over(month), F.lit(0)) / F.greatest(F.coalesce(F.sum("n").over(month), F.lit(0)), F.lit(1))
-    told = labels.unionByName(moments, allowMissingColumns=True).select("moment", "asked", share.alias("__overall")).where("asked").drop("asked")
-    return frame.select("row_id", (F.col("at") * 2).alias("moment")).join(told, "moment").drop("moment")
+    told = labels.unionByName(moments, allowMissingColumns=True).select("moment", "asked", share.alias("share")).where("asked").drop("asked")
+    return frame.select("row_id", (F.col("at") * 2).alias("moment")).join(told, "moment").select("row_id", "share")
+

@@ -107,6 +107,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.times)
 
+    @classmethod
+    def bare(cls, times: np.ndarray, entities: dict[str, np.ndarray], label: np.ndarray, known_at: np.ndarray,
+             numbers: dict[str, np.ndarray] | None = None, categories: dict[str, tuple[np.ndarray, list[str]]] | None = None,
+             texts: dict[str, list[str]] | None = None) -> Rows:
+        """Rows that come described, as those of a night do."""
+        n, numbers, categories, texts = len(times), numbers or {}, categories or {}, texts or {}
+        roles = Roles("id", "at", "is_bad", "known_at", tuple(entities), tuple(numbers), tuple(categories), tuple(texts), ())
+        none = np.zeros(n, bool)
+        return cls(roles, pa.array(np.arange(n)), times, none, entities, numbers, categories, texts, {}, none, none, label, known_at, {})
+
 
 def find_roles(train: pa.Table, new: pa.Table, asked: Asked) -> Roles:
     """The role of each column, by flags first, then by type and name. Raises UsageError for a flag that names no column."""

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from nightmarket.screen.table import LONGEST_TEXT
+
 WORD = re.compile(r"\w+", re.UNICODE)
 _PIECE = r"(?u)\w+|[^\w\s]"
 _BANDS, _ROWS = 8, 3
@@ -43,27 +45,35 @@ def style(texts: list[str]) -> np.ndarray:
     return made
 
 
-def bands(texts: list[str]) -> list[np.ndarray]:
-    """(n,) codes of each band; equal where texts are near-duplicates (Jaccard of 3-word or 8-character shingles), -1 without text."""
+def signatures(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, bands, rows) uint64 MinHash values of 3-word or 8-character shingles, and (n,) bool: there are words.
+
+    Texts that agree in all rows of a band are likely near-duplicates (by Jaccard similarity).
+    """
     rng = np.random.default_rng(1997)  # part of the definition, as the number of bands is
     a = rng.integers(1, 2**31, _BANDS * _ROWS, dtype=np.uint64)
     b = rng.integers(0, 2**31, _BANDS * _ROWS, dtype=np.uint64)
-    signatures = np.zeros((len(texts), _BANDS * _ROWS), np.uint64)
+    found = np.zeros((len(texts), _BANDS * _ROWS), np.uint64)
     there = np.zeros(len(texts), bool)
     for i, text in enumerate(texts):
-        folded = text.lower()
+        folded = text[:LONGEST_TEXT].lower()
         words = WORD.findall(folded)
         if not words:
             continue
         shingles = {" ".join(words[k:k + 3]) for k in range(max(len(words) - 2, 1))} if len(words) >= 6 else {
             folded[k:k + 8] for k in range(max(len(folded) - 7, 1))}
         hashes = np.fromiter((zlib.crc32(s.encode("utf-8", "replace")) for s in shingles), np.uint64, len(shingles))
-        signatures[i] = ((hashes[:, None] * a + b) % _PRIME).min(0)
+        found[i] = ((hashes[:, None] * a + b) % _PRIME).min(0)
         there[i] = True
+    return found.reshape(len(texts), _BANDS, _ROWS), there
+
+
+def bands(texts: list[str]) -> list[np.ndarray]:
+    """(n,) codes of each band; equal where texts are near-duplicates, -1 without text."""
+    signed, there = signatures(texts)
     found = []
     for band in range(_BANDS):
-        rows = signatures[:, band * _ROWS:(band + 1) * _ROWS]
-        _, codes = np.unique(rows, axis=0, return_inverse=True)
+        _, codes = np.unique(signed[:, band], axis=0, return_inverse=True)
         found.append(np.where(there, codes.reshape(-1), -1).astype(np.int64))
     return found
 

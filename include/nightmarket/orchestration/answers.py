@@ -1,0 +1,46 @@
+"""What templates of the blocklist's approval call: what is proposed, and what the person said. Apart from the operator, which few DAGs need."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+
+from nightmarket.orchestration.night import resolve
+from nightmarket.shop import Settings
+
+BLOCK, LEAVE = "Block them", "Block nothing"
+ASK = "ask"
+
+
+def answer_macros(settings: Settings) -> dict[str, Callable[..., Any]]:
+    """What the templates of proposals and of their answer call."""
+
+    def waiting(context: Any) -> list[Any]:
+        from nightmarket.screen import ledger
+        from nightmarket.screen.blocklist import waiting as unanswered
+
+        return list(unanswered(ledger.read(settings), ledger.end_of(settings, resolve(context, settings.zone))).values())
+
+    @jinja2.pass_context
+    def proposals_waiting(context: jinja2.runtime.Context) -> str:
+        return str(len(waiting(context)))
+
+    @jinja2.pass_context
+    def proposals(context: jinja2.runtime.Context) -> str:
+        """Markdown: what is proposed, and why."""
+        return "\n".join(f"- **{a.kind}** `{a.identifier}`: {a.evidence}" for a in waiting(context)) or "Nothing is proposed."
+
+    @jinja2.pass_context
+    def answer_arguments(context: jinja2.runtime.Context) -> str:
+        """What the person said, as arguments of `jobs.enter`; without an answer the one that blocks nothing."""
+        ti = context.get("ti")
+        said = (ti.xcom_pull(task_ids=ASK) if ti is not None else None) or {}
+        who = said.get("responded_by_user") or {}
+        name = str(who.get("name") or who.get("id") or "") if isinstance(who, dict) else str(who)
+        approved = said.get("chosen_options") == [BLOCK] and name
+        return shlex.join(["--approve" if approved else "--refuse", "--by", name or "nobody answered"])
+
+    return {"proposals_waiting": proposals_waiting, "proposals": proposals, "answer_arguments": answer_arguments}

@@ -1,0 +1,298 @@
+"""What is screened in a night, as Spark frames out of the clean tables: orders, accounts, reviews, and products' days (brushing).
+
+A row tells of its own moment only; what came before it, its entities' rows and verdicts tell (`spark_features`). Verdicts count where
+they were known by the night: an analyst's before the shop's own, the shop's before a shopper's report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from nightmarket.contracts import EVENTS, ORDERS, REVIEWS, USERS, Dataset
+from nightmarket.lake import newest
+from nightmarket.screen.features import Recipe
+from nightmarket.screen.windows import DAY, Fixed
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+    from pyspark.sql import Column, DataFrame
+
+ORDER, ACCOUNT, REVIEW, BRUSHING = "order", "account", "review", "brushing"
+_SOURCES = {"analyst": 0, "shop": 1, "shopper": 2}
+"""Whose verdict counts first."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One kind of thing that is screened, and the columns of its frame beside id, at, first_night, stake, label, known_at, text."""
+
+    kind: str
+    entities: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
+    leading: tuple[str, ...] = ()
+    """Numbers with histories of their own."""
+    categories: tuple[str, ...] = ()
+    elapsed: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    linked: bool = False
+    """Whether groups of linked entities are followed."""
+    text: bool = False
+
+
+def _both(one: str, *others: str) -> tuple[tuple[str, str], ...]:
+    return tuple(p for o in others for p in ((one, o), (o, one)))
+
+
+SUBJECTS = (
+    Subject(ORDER, ("shopper", "card", "device", "ip", "address"), ("amount", "lines", "abroad", "ip_abroad"), ("amount",), ("payment", "country"),
+            ("signed_up",), _both("shopper", "card", "device", "ip", "address"), linked=True),
+    Subject(ACCOUNT, ("device", "phone", "mail", "address", "country"), categories=("referrer",), linked=False),
+    Subject(REVIEW, ("shopper", "product"), ("rating", "deviation", "bought", "copies", "other_language"), (), ("language",), ("ordered", "signed_up"),
+            _both("shopper", "product"), text=True),
+    Subject(BRUSHING, ("product",), ("lines.1d", "lines.7d", "burst", "buyers.7d", "lines_a_buyer", "first_time", "fresh_accounts", "linked_buyers",
+                                     "praise.30d", "praise_unbought.30d", "returns.30d", "concert")),
+)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Silver rows of all nights up to the night, and verdicts that came in by then."""
+
+    orders: DataFrame
+    users: DataFrame
+    reviews: DataFrame
+    events: DataFrame
+    feedback: DataFrame
+    night: date
+    zone: ZoneInfo
+    history_days: int
+    label_delay_days: float = 0.0
+    good_after_days: float | None = None
+
+    @property
+    def end(self) -> datetime:
+        """Where the night's day is over: what is known then is known."""
+        return datetime.combine(self.night + timedelta(days=1), time(), self.zone).astimezone(timezone.utc)
+
+    @property
+    def first(self) -> datetime:
+        return datetime.combine(self.night - timedelta(days=self.history_days - 1), time(), self.zone).astimezone(timezone.utc)
+
+
+def frames(tables: Tables) -> dict[str, DataFrame]:
+    """The frame of each subject, by kind. Rows of the last `history_days` days up to the night's end."""
+    from pyspark.sql import functions as F
+
+    accounts = _newest(tables.users, USERS).cache()
+    orders = _orders(tables, accounts).cache()
+    reviews = _reviews(tables, accounts, orders).cache()
+    made = {ORDER: orders, ACCOUNT: _accounts(tables, accounts, orders, reviews), REVIEW: reviews,
+            BRUSHING: _brushing(tables, accounts, orders, reviews)}
+    return {kind: frame.where((F.col("at") >= _micros(tables.first)) & (F.col("at") < _micros(tables.end))).withColumn("row_id", F.xxhash64("id"))
+            for kind, frame in made.items()}
+
+
+def recipe_of(subject: Subject, frame: DataFrame, end: datetime) -> tuple[Recipe, int]:
+    """The recipe of a night, and the number of rows: scales of the leading numbers. Entities that no row has are left out."""
+    import numpy as np
+    from pyspark.sql import functions as F
+
+    asked: list[Column] = [F.count(F.lit(1)).alias("rows")]
+    asked += [F.count(f"`{e}`").alias(f"e.{e}") for e in subject.entities]
+    asked += [F.expr(f"percentile(abs(`{n}`), 0.99)").alias(f"n.{n}") for n in subject.leading]
+    found = frame.agg(*asked).first()
+    told = found.asDict() if found is not None else {}
+    entities = tuple(e for e in subject.entities if told.get(f"e.{e}"))
+    leading = tuple(n for n in subject.leading if told.get(f"n.{n}") is not None)
+    scales = {n: Fixed.around(np.array([told[f"n.{n}"]])) for n in leading}
+    pairs = tuple(p for p in subject.pairs if set(p) <= set(entities))
+    made = Recipe(entities, subject.numbers, leading, scales, {c: [] for c in subject.categories}, subject.elapsed, pairs, True,
+                  _micros(end), 30 * DAY, subject.linked and len(entities) > 1)
+    return made, int(told.get("rows", 0))
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)
+
+
+def _at(column: str) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.unix_micros(F.col(column))
+
+
+def _newest(rows: DataFrame, dataset: Dataset) -> DataFrame:
+    """The newest state of each key, with the night that first delivered it."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    return newest(rows.withColumn("first_night", F.min("delivered_on").over(Window.partitionBy(*dataset.primary_key))), dataset)
+
+
+def _judged(frame: DataFrame, kind: str, tables: Tables) -> DataFrame:
+    """`frame` (with the shop's own said_bad and said_at, micros or null) with label and known_at, where known by the night."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    delay = int(tables.label_delay_days * DAY)
+    ranks = F.create_map(*[F.lit(v) for pair in _SOURCES.items() for v in pair])
+    own = frame.where("said_bad IS NOT NULL").select(
+        "id", F.col("said_bad").alias("is_bad"), F.greatest(F.coalesce("said_at", "at"), F.col("at") + delay).alias("known_at"), F.lit("shop").alias("source"))
+    told = tables.feedback.where(F.col("kind") == kind).select("id", "is_bad", _at("known_at").alias("known_at"), "source")
+    order = Window.partitionBy("id").orderBy(ranks[F.col("source")], F.desc("known_at"), F.desc("is_bad"))
+    known = own.unionByName(told).where(F.col("known_at") < _micros(tables.end)).withColumn("place", F.row_number().over(order)).where("place = 1")
+    labels = known.select("id", F.col("is_bad").cast("double").alias("label"), "known_at")
+    return frame.drop("said_bad", "said_at").join(labels, "id", "left").withColumn("known_at", F.greatest("known_at", "at"))
+
+
+def _orders(tables: Tables, accounts: DataFrame) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    rows = _newest(tables.orders, ORDERS).where(~F.col("is_cancellation"))
+    who = accounts.select("user_id", F.col("country").alias("__home"), _at("signed_up_at").alias("__signed_up"))
+    since = (_at("order_ts") - F.col("__signed_up")) / 1e6
+    said_bad, said_at = F.col("is_fraud"), _at("label_known_at")
+    if tables.good_after_days is not None:
+        patience = int(tables.good_after_days * DAY)
+        said_at = F.when(F.col("is_fraud").isNotNull(), said_at).otherwise(_at("order_ts") + patience)
+        said_bad = F.coalesce(said_bad, F.lit(False))
+    abroad = (F.col("country") != F.col("__home")).cast("double")
+    located = F.col("ip_country") if "ip_country" in rows.columns else F.lit(None).cast("string")
+    made = rows.join(who, "user_id", "left").select(
+        F.col("order_id").alias("id"), _at("order_ts").alias("at"), F.col("amount").cast("double").alias("stake"),
+        F.col("user_id").alias("shopper"), F.col("card_id").alias("card"), F.col("device_id").alias("device"), F.col("ip_address").alias("ip"),
+        F.col("shipping_address").alias("address"), F.col("amount").cast("double").alias("amount"), F.col("line_count").cast("double").alias("lines"),
+        abroad.alias("abroad"), (F.upper(located) != F.upper("country")).cast("double").alias("ip_abroad"),
+        F.col("payment_method").alias("payment"), "country", F.when(since >= 0, since).alias("signed_up"), F.lit(None).cast("string").alias("text"),
+        said_bad.alias("said_bad"), said_at.alias("said_at"), "first_night",
+    )
+    return _judged(made, ORDER, tables)
+
+
+def _accounts(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: DataFrame) -> DataFrame:
+    """An account is bad from its first bad order or review on, good from its first good one while it has none."""
+    from pyspark.sql import functions as F
+
+    done = orders.select("shopper", "label", "known_at").unionByName(reviews.select("shopper", "label", "known_at")).where("label IS NOT NULL")
+    said = done.groupBy(F.col("shopper").alias("user_id")).agg(
+        (F.max("label") == 1).alias("said_bad"), F.min(F.when(F.col("label") == 1, F.col("known_at"))).alias("__bad_at"), F.min("known_at").alias("__any_at"))
+    rows = accounts.where(F.col("signed_up_at").isNotNull()).join(said, "user_id", "left")
+    text = F.lit(None).cast("string")
+    made = rows.select(
+        F.col("user_id").alias("id"), _at("signed_up_at").alias("at"), F.lit(None).cast("double").alias("stake"), F.col("device_id").alias("device"),
+        F.col("phone").alias("phone"), F.col("email").alias("mail"), F.col("address").alias("address"), "country", "referrer", text.alias("text"),
+        "said_bad", F.coalesce("__bad_at", "__any_at").alias("said_at"), "first_night",
+    )
+    return _judged(made, ACCOUNT, tables)
+
+
+def _reviews(tables: Tables, accounts: DataFrame, orders: DataFrame) -> DataFrame:
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    rows = _newest(tables.reviews, REVIEWS)
+    before = Window.partitionBy("item_id").orderBy("at").rangeBetween(Window.unboundedPreceding, -1)
+    usual = Window.partitionBy("item_id").orderBy("at").rangeBetween(Window.unboundedPreceding, 0)
+    who = accounts.select("user_id", _at("signed_up_at").alias("__signed_up"))
+    bought = orders.select(F.col("id").alias("order_id"), F.col("at").alias("__ordered"))
+    rows = rows.withColumn("at", _at("review_ts")).join(who, "user_id", "left").join(bought, "order_id", "left")
+    speaks = F.count("language").over(usual)
+    pair = Window.partitionBy("item_id", "language").orderBy("at").rangeBetween(Window.unboundedPreceding, 0)
+    made = rows.select(
+        F.col("review_id").alias("id"), "at", F.lit(None).cast("double").alias("stake"), F.col("user_id").alias("shopper"), F.col("item_id").alias("product"),
+        F.col("rating").cast("double").alias("rating"), (F.col("rating") - F.avg("rating").over(before)).alias("deviation"),
+        F.col("order_id").isNotNull().cast("double").alias("bought"),
+        F.when(F.col("language").isNotNull(), 1 - F.count("review_id").over(pair) / speaks).alias("other_language"), "language",
+        _after(F.col("at") - F.col("__ordered")).alias("ordered"), _after(F.col("at") - F.col("__signed_up")).alias("signed_up"),
+        F.coalesce("text_normalised", "text").alias("text"), F.col("is_fake").alias("said_bad"), _at("label_known_at").alias("said_at"), "first_night",
+    )
+    made = made.join(_copies(made), "id", "left")
+    return _judged(made, REVIEW, tables)
+
+
+def _after(elapsed: Column) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.when(elapsed >= 0, elapsed / 1e6)
+
+
+def _copies(reviews: DataFrame) -> DataFrame:
+    """id and how many near-copies of its text there were before it, null without a text."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    written = reviews.where(F.length(F.trim(F.coalesce("text", F.lit("")))) > 0).select("id", "at", "text")
+    each = written.mapInPandas(_banded, "id string, at long, band string")
+    past = Window.partitionBy("band").orderBy("at").rangeBetween(Window.unboundedPreceding, 0)
+    counted = each.select("id", (F.count("id").over(past) - 1).cast("double").alias("n"))
+    return counted.groupBy("id").agg(F.max("n").alias("copies"))
+
+
+def _banded(batches):  # type: ignore[no-untyped-def]
+    """Rows of id, at, text as one row a band of their MinHash signature: texts that share a band are near-copies."""
+    import pandas as pd
+
+    from nightmarket.screen.texts import signatures
+
+    for batch in batches:
+        signed, there = signatures(batch["text"].fillna("").tolist())
+        made = [pd.DataFrame({"id": batch["id"], "at": batch["at"], "band": [f"{band}:{row.tobytes().hex()}" for row in signed[:, band]]})[there]
+                for band in range(signed.shape[1])]
+        yield pd.concat(made)
+
+
+def _brushing(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: DataFrame) -> DataFrame:
+    """One row a product and day with sales, as of the day's end: do its buyers buy, praise and return in concert?"""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    zone = str(tables.zone)
+    day = F.datediff(F.col("day"), F.lit("1970-01-01").cast("date"))
+    events = newest(tables.events.select(*_needed()), EVENTS).where(F.col("event_type").isin("purchase", "return"))
+    first = events.where("event_type = 'purchase' AND user_id IS NOT NULL").groupBy("user_id").agg(F.min("event_ts").alias("__first"))
+    who = accounts.select("user_id", "signed_up_at")
+    linked = orders.select(F.col("id").alias("order_id"), F.col("device").alias("__device"), F.col("label").alias("__label"), F.col("known_at").alias("__known"))
+    shared = orders.where("device IS NOT NULL AND shopper IS NOT NULL").groupBy(F.col("device").alias("__device"), "shopper").agg(F.min("at").alias("__since"))
+    second = shared.withColumn("__place", F.row_number().over(Window.partitionBy("__device").orderBy("__since", "shopper"))).where("__place = 2").select("__device", F.col("__since").alias("__shared_at"))
+    sold = events.where("event_type = 'purchase'").join(first, "user_id", "left").join(who, "user_id", "left").join(linked, "order_id", "left").join(second, "__device", "left")
+    lines = sold.groupBy("item_id", F.col("event_date").alias("day")).agg(
+        F.count(F.lit(1)).alias("lines"), F.countDistinct("user_id").alias("buyers"), F.sum(F.col("revenue")).cast("double").alias("stake"),
+        F.avg((F.col("event_ts") == F.col("__first")).cast("double")).alias("first_time"),
+        F.avg((F.datediff("event_ts", "signed_up_at") < 14).cast("double")).alias("fresh_accounts"),
+        F.avg((F.coalesce("__shared_at", F.lit(2**62)) <= F.unix_micros("event_ts")).cast("double")).alias("linked_buyers"),
+        F.sum((F.col("__label") == 1).cast("long")).alias("bad"), F.count("__label").alias("known"), F.max("__known").alias("known_at"),
+        F.min("delivered_on").alias("first_night"))
+    back = events.where("event_type = 'return'").groupBy("item_id", F.col("event_date").alias("day")).agg(F.count(F.lit(1)).alias("returns"))
+    praise = reviews.where("rating >= 5").groupBy(
+        F.col("product").alias("item_id"), F.to_date(F.from_utc_timestamp(F.timestamp_micros("at"), zone)).alias("day")).agg(
+        F.count(F.lit(1)).alias("praise"), F.sum((F.col("bought") == 0).cast("long")).alias("unbought"))
+    whole = lines.join(back, ["item_id", "day"], "full").join(praise, ["item_id", "day"], "full").withColumn("__day", day)
+    counts = ("lines", "buyers", "returns", "praise", "unbought")
+    whole = whole.fillna(0, list(counts))
+
+    def last(days: int, column: str) -> Column:
+        return F.sum(column).over(Window.partitionBy("item_id").orderBy("__day").rangeBetween(1 - days, 0)).cast("double")
+
+    week, month, sales = last(7, "lines"), last(30, "praise"), last(30, "lines")
+    whole = whole.select(
+        "*", F.col("lines").cast("double").alias("lines.1d"), week.alias("lines.7d"), (week / ((last(35, "lines") - week) / 4 + 0.5)).alias("burst"),
+        last(7, "buyers").alias("buyers.7d"), (F.col("lines") / F.greatest("buyers", F.lit(1))).alias("lines_a_buyer"), month.alias("praise.30d"),
+        last(30, "unbought").alias("praise_unbought.30d"), last(30, "returns").alias("returns.30d"),
+        # all three at once: the geometric mean of sales, praise and returns is zero where one of them is missing
+        F.cbrt(sales * month * last(30, "returns")).alias("concert"))
+    midnight = F.to_utc_timestamp(F.date_add("day", 1).cast("timestamp"), zone)
+    most = (F.col("bad") >= 2) & (F.col("bad") * 2 >= F.col("lines"))
+    said = F.when(most, True).when((F.col("known") == F.col("lines")) & (F.col("bad") == 0), False)
+    made = whole.where("lines > 0").select(
+        F.concat_ws("/", "item_id", F.col("day").cast("string")).alias("id"), (F.unix_micros(midnight) - 1).alias("at"), "stake",
+        F.col("item_id").alias("product"), *[f"`{n}`" for n in SUBJECTS[3].numbers], F.lit(None).cast("string").alias("text"),
+        said.alias("said_bad"), F.col("known_at").alias("said_at"), "first_night")
+    return _judged(made, BRUSHING, tables)
+
+
+def _needed() -> tuple[str, ...]:
+    order = (*EVENTS.version_by, "delivered_on", "source_file", "source_row")
+    return (*EVENTS.primary_key, *order, "event_ts", "event_date", "event_type", "user_id", "item_id", "order_id", "revenue")

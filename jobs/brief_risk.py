@@ -1,0 +1,48 @@
+"""Tell the risk owner what the screening stopped, and queue the mail.
+
+One letter, in the owner's language: what was decided, what became of earlier alerts, the most suspicious cases with their reasons, the week's
+alerts by reason, quality beside the baselines, what each threshold would cost, the ring of a case, and what waits for a person. As files
+under reports/models/<date>/<model>/ first and as a mail then; `jobs.send` sends it. Run again on the same decisions it queues no second mail, unless
+--force.
+
+  python -m jobs.brief_risk --run-date 2026-02-01
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from nightmarket import command
+from nightmarket import log as logs
+from nightmarket.command import Night
+from nightmarket.lake import Manifest
+
+log = logs.logger("brief_risk")
+
+
+def run(night: Night) -> list[Manifest]:
+    """Writes the files, then queues the mail. Raises LakeError where the night was not decided about."""
+    from nightmarket.quality import letter
+    from nightmarket.quality.outbox import Outbox
+    from nightmarket.registry import candidate as candidates
+    from nightmarket.registry.kinds import SCREENER
+    from nightmarket.screen.briefing import briefing
+
+    settings = night.settings
+    told = briefing(settings, night.lake, night.run_date)
+    if night.dry_run:
+        log.info(logs.said("would tell", run_date=night.run_date, subject=told.subject))
+        return []
+    folder = candidates.report_of(settings, night.run_date, SCREENER)
+    entry, new = letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)
+    log.info(logs.said("told", run_date=night.run_date, mail=entry.id, queued=new))
+    return []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main("brief_risk", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

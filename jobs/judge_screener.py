@@ -1,0 +1,114 @@
+"""Judge the night's screener, the champion and the baselines on the same later rows.
+
+Needs the candidate of `jobs.train_screener`. Each is judged as it was learned before the holdout, on rows from then on whose verdicts
+were known by the night; where there are none, on planted rows (`nightmarket.screen.judging` says what that is worth). Publishes
+gold.screening_evaluation and leaves `evaluation/` in the candidate's folder. Nothing is done where this very candidate and champion were
+judged before (unless --force).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from jobs.train_screener import options_of
+from nightmarket import command
+from nightmarket import log as logs
+from nightmarket.command import Night, Refused
+from nightmarket.contracts import SCREENED, SCREENING_EVALUATION, SCREENING_FEATURES
+from nightmarket.lake import Input, Manifest, code_version
+from nightmarket.registry.kinds import SCREENER
+
+if TYPE_CHECKING:
+    from nightmarket.registry.candidate import Candidate
+    from nightmarket.registry.client import RegisteredModel
+    from nightmarket.screen.decisions import Costs
+    from nightmarket.shop import Settings
+
+log = logs.logger("judge_screener")
+SECTIONS = ("screening", "time_zone")
+
+
+def run(night: Night) -> list[Manifest]:
+    """Publishes gold.screening_evaluation. Raises Refused where there is no candidate, or it is of other data than the night's."""
+    from nightmarket.registry import candidate as candidates
+    from nightmarket.registry.client import Registry
+
+    settings = night.settings
+    made = candidates.require(settings, night.run_date, SCREENER)
+    if night.lake.at(SCREENING_FEATURES, night.run_date).manifest.as_input() not in made.inputs:
+        raise Refused(f"the candidate of {night.run_date} was learned from another gold.screening_features than the one published now; run "
+                      f"`python -m jobs.train_screener --run-date {night.run_date}` again")
+    champion = Registry(settings, SCREENER).opponent(made.recipe, anew=night.force)
+    read = [made.as_input(), *made.inputs]
+    if champion is not None:
+        read.append(Input(f"champion/{made.name}/{champion.version}", champion.tags.get("recipe", champion.run_id)))
+    digest = settings.digest(*SECTIONS)
+    folder = candidates.folder_of(settings, night.run_date, SCREENER)
+    done = (folder / "evaluation" / "evaluation.json").is_file()
+    if done and night.is_current(SCREENING_EVALUATION, night.run_date, read, digest, made.seed):
+        log.info(logs.said("current", run_date=night.run_date, recipe=made.recipe))
+        return [m for m in [night.lake.manifest(SCREENING_EVALUATION, night.run_date)] if m is not None]
+    if night.dry_run:
+        log.info(logs.said("would_evaluate", run_date=night.run_date, candidate=made.recipe, champion=champion and champion.version))
+        return []
+    with candidates.alone(folder):
+        return [_judge(night, made, champion, read, digest)]
+
+
+def costs_of(settings: Settings) -> dict[str, Costs]:
+    """The cost table of shop.yaml, by kind."""
+    from nightmarket.screen.decisions import Costs
+
+    found = {k: settings.shop.screening.costs_of(k) for k in SCREENED}
+    return {k: Costs(c.missed, c.review, c.wrongly_blocked, c.capacity) for k, c in found.items()}
+
+
+def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read: list[Input], digest: str) -> Manifest:
+    from nightmarket.registry import candidate as candidates
+    from nightmarket.screen.judging import CHALLENGER, CHAMPION, judge, trials
+    from nightmarket.screen.screener import Described, Screener
+
+    started = time.monotonic()
+    shop, folder = night.settings.shop, candidates.folder_of(night.settings, night.run_date, SCREENER)
+    partition = night.lake.at(SCREENING_FEATURES, night.run_date)
+    given = Described.of(partition.arrow(), partition.manifest.notes)
+    cut, end = datetime.fromisoformat(made.cut), datetime.fromisoformat(made.end)
+    costs, options = costs_of(night.settings), options_of(night)
+    found = trials(given, cut, end, costs, made.seed)
+    if not found:
+        raise Refused(f"gold.screening_features of {night.run_date}: neither verdicts nor 20 rows of a kind from {cut:%Y-%m-%d} on, so no screener can be "
+                      f"judged; wait for more nights, or raise screening.holdout_days")
+    models = {CHALLENGER: (None, Screener.load(folder / "model" / "judged"))}
+    if champion is not None:
+        models[CHAMPION] = (champion.version, Screener.load(champion.folder / "judged"))
+    verdicts = judge(found, models, cut, options, shop.screening.bootstrap)
+    staging = folder / f".evaluation-{uuid.uuid4().hex[:8]}"
+    for debris in folder.glob(".evaluation-*"):
+        shutil.rmtree(debris)
+    verdicts.save(staging, cut, end, costs, shop.title or shop.shop)
+    candidates.replace(folder / "evaluation", staging)
+    with night.lake.writer(SCREENING_EVALUATION, [night.run_date]) as writer:
+        writer.stage_arrow(night.run_date, verdicts.rows())
+        manifest = writer.publish(
+            night.run_date, inputs=read, settings=digest, code=code_version(), seed=made.seed, run_id=night.run_id, seconds=time.monotonic() - started,
+            notes={"holdout": {"cut": made.cut, "end": made.end, "digest": verdicts.digest, "kinds": [t.given.kind for t in found]},
+                   "judged_by": "planted rows" if found[0].planted else "verdicts", "candidate": made.recipe,
+                   "champion": champion.version if champion else None},
+        )
+    for name, slices in verdicts.table.items():
+        log.info(logs.said("result", model=name, metric="average_precision", value=str(slices["all"]["average_precision"])))
+    return manifest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main("judge_screener", __doc__ or "", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
