@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nightmarket.contracts import EVALUATION, EVENTS, QUALITY, RAW_EVENTS, RECOMMENDATIONS, Dataset
+from nightmarket.contracts import EVALUATION, EVENTS, QUALITY, RAW_EVENTS, RECOMMENDATIONS, SCREENING_DECISIONS, Dataset
 from nightmarket.embedded import summary
 from nightmarket.embedded.night import Account, Choice, Task
 from nightmarket.lake import Lake
@@ -109,10 +109,18 @@ def test_promotion_tells_who_serves_and_why(settings: Settings) -> None:
     assert told.splitlines() == ["champion    recommender version 7", "  champion: nobody -> 7: first that passed"]
 
 
+def test_what_was_screened_is_told_by_kind(lake: Lake) -> None:
+    assert summary.screening(lake, NIGHT) == ""
+    _put(lake, SCREENING_DECISIONS, [], notes={"counts": {"order allow": 1400, "order block": 2, "review review": 3}})
+    assert [line.split() for line in summary.screening(lake, NIGHT).splitlines()] == [
+        ["screened", "allow", "review", "block"], ["order", "1,400", "0", "2"], ["review", "0", "3", "0"]]
+
+
 def test_steps_have_their_peak_memory(settings: Settings) -> None:
     _log(settings, "shop_ingestion", "ingest", "2026 INFO nightmarket.ingest done seconds=11.0 peak_memory_mb=2048")
     lines = summary.steps(settings, _account(("shop_ingestion", "ingest", "success"))).splitlines()
-    assert lines[1].split() == ["ingest", "success", "12.3", "2048", "MB"]
+    assert lines[1] == "shop_ingestion"
+    assert lines[2].split() == ["ingest", "success", "12.3", "2048", "MB"]
 
 
 def test_a_failed_night_says_what_went_wrong_and_where(settings: Settings, lake: Lake) -> None:
@@ -130,7 +138,7 @@ def test_a_night_is_done_when_all_runs_are(settings: Settings, lake: Lake) -> No
     half = _account(("shop_ingestion", "ingest", "success"))
     assert not half.succeeded, "ingestion alone publishes nothing"
     every = _account(("shop_ingestion", "ingest", "success"), ("recommendation_training", "train", "success"),
-                     ("seasonal_forecasting", "series", "success"))
+                     ("seasonal_forecasting", "series", "success"), ("fraud_screening", "decide", "success"))
     assert every.succeeded
     told = summary.text(settings, every)
     assert ": done in 2 min 05 s" in told and "what went wrong" not in told

@@ -15,8 +15,8 @@ from nightmarket.lake import Lake
 from nightmarket.quality.verdict import passed_nights
 from nightmarket.shop import FilesSource, Settings
 
-INGESTION, TRAINING, FORECASTING = "shop_ingestion", "recommendation_training", "seasonal_forecasting"
-STARTED = (TRAINING, FORECASTING)
+INGESTION, TRAINING, FORECASTING, SCREENING = "shop_ingestion", "recommendation_training", "seasonal_forecasting", "fraud_screening"
+STARTED = (SCREENING, TRAINING, FORECASTING)
 """What the data of a night starts."""
 _FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
 

@@ -16,6 +16,8 @@ from nightmarket.contracts import (
     FORECASTS,
     QUALITY,
     RECOMMENDATIONS,
+    SCREENED,
+    SCREENING_DECISIONS,
     SILVER,
     Dataset,
 )
@@ -43,6 +45,7 @@ def text(settings: Settings, account: Account, spark_mb: float | None = None) ->
         promotion(settings, night),
         published(lake, night),
         forecasts(settings, lake, night),
+        screening(lake, night),
         steps(settings, account, spark_mb),
         places(settings, night),
     ]
@@ -139,13 +142,31 @@ def forecasts(settings: Settings, lake: Lake, night: date) -> str:
     return "\n".join(lines)
 
 
+def screening(lake: Lake, night: date) -> str:
+    """What the night screened and what was decided, by kind."""
+    made = lake.manifest(SCREENING_DECISIONS, night)
+    if made is None:
+        return ""
+    table = [("screened", "allow", "review", "block")]
+    counts = made.notes["counts"]
+    for kind in SCREENED:
+        found = [counts.get(f"{kind} {decision}", 0) for decision in table[0][1:]]
+        if any(found):
+            table.append((kind, *(f"{n:,}" for n in found)))
+    return _table(table) if len(table) > 1 else "screened    nothing came in"
+
+
 def steps(settings: Settings, account: Account, spark_mb: float | None = None) -> str:
     """Seconds and peak memory of each step, as its own last log line has it."""
     table = [("step", "state", "seconds", "peak memory")]
+    dag = None
     for task in account.tasks:
         run_id = account.runs[task.dag][0]
+        if task.dag != dag:
+            dag = task.dag
+            table.append((dag, "", "", ""))
         peak = peak_memory(task_log(settings, task.dag, run_id, task.name, task.tries))
-        table.append((task.name, task.state, f"{task.seconds:.1f}", f"{peak} MB" if peak else ""))
+        table.append((f"  {task.name}", task.state, f"{task.seconds:.1f}", f"{peak} MB" if peak else ""))
     if spark_mb:
         table.append(("spark", "shared", "", f"{spark_mb:.0f} MB"))
     return _table(table) if len(table) > 1 else ""
