@@ -110,8 +110,9 @@ def _inputs(night: Night, open_orders: dict[str, Filed | None]) -> list[Input]:
 
 
 def trained_on(night: Night, kind: Kind) -> list[Input]:
-    """The night's partitions that the kind's training reads."""
-    return [m.as_input() for d in step(kind.train).reads if (m := night.lake.manifest(d, night.run_date)) is not None]
+    """The night's partitions that the kind's training is made from: what its first step reads, for that is there before the plan."""
+    first = (*kind.prepare, kind.train)[0]
+    return [m.as_input() for d in step(first).reads if (m := night.lake.manifest(d, night.run_date)) is not None]
 
 
 def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
@@ -123,8 +124,7 @@ def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
     verdict, drift = lake.manifest(QUALITY, night.run_date), lake.manifest(DRIFT, night.run_date)
     training = importlib.import_module(f"jobs.{kind.train}")
     wanted = settings.digest(*getattr(training, "SECTIONS", (kind.section, "time_zone")))
-    read = trained_on(night, kind)
-    inputs = recipe(tuple(read), wanted, code_version(), getattr(settings.shop, kind.section).seed)
+    inputs = recipe(tuple(trained_on(night, kind)), wanted, code_version(), getattr(settings.shop, kind.section).seed)
     registry = Registry(settings, kind)
     champion = registry.champion()
     notes: dict[str, Any] = drift.notes if drift else {}
@@ -133,7 +133,7 @@ def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
         model=kind.id,
         data_gate=verdict.notes["verdict"] if verdict else "missing",
         inputs=inputs,
-        trained_from=(inputs,) if _trained(night, kind, registry, read, wanted) else (),
+        trained_from=(inputs,) if _trained(night, kind, registry, wanted) else (),
         forced=night.force,
         order=order.as_order() if order else None,
         champion=champion.version if champion else None,
@@ -152,12 +152,14 @@ def _made_anew(champion: RegisteredModel) -> date:
     return date.fromisoformat(champion.tags.get(MADE_ANEW, champion.run_date.isoformat()))
 
 
-def _trained(night: Night, kind: Kind, registry: Any, read: list[Input], settings: str) -> bool:
-    """Whether the night's candidate was made from exactly this by this code, and is registered."""
+def _trained(night: Night, kind: Kind, registry: Any, settings: str) -> bool:
+    """Whether the night's candidate was made by this code from what its training would read now, and is registered."""
     from nightmarket.registry import candidate as candidates
 
+    manifests = [night.lake.manifest(d, night.run_date) for d in step(kind.train).reads]
+    read = {m.as_input() for m in manifests if m is not None}
     made = candidates.Candidate.read(candidates.folder_of(night.settings, night.run_date, kind))
-    if made is None or (made.settings, made.code) != (settings, code_version()) or not set(read) <= set(made.inputs):
+    if made is None or (made.settings, made.code) != (settings, code_version()) or not read or not read <= set(made.inputs):
         return False
     return registry.find(made.recipe) is not None
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from jobs import plan_retraining, register, retrain, train
-from nightmarket.contracts import DRIFT, RECOMMENDATIONS, RETRAINING
+from nightmarket.contracts import DAILY_SALES, DRIFT, RECOMMENDATIONS, RETRAINING
 from nightmarket.lake import Lake, code_version
 from nightmarket.monitor import orders
 from nightmarket.registry.candidate import folder_of
 from nightmarket.registry.client import Registry, Verification
 from nightmarket.registry.kinds import RECOMMENDER
 from nightmarket.shop import Settings
+from tests.monitor.test_watch import put
 from tests.registry import nights
 from tests.registry.conftest import empty_database, prepared, stand_in  # noqa: F401
 from tests.registry.nights import D
@@ -113,6 +114,16 @@ def test_other_settings_ask_for_another_model(shop: Shop, make_settings: Callabl
     nights.publish_inputs(shop.settings, D(1))
     shop.plan(1)
     assert shop.planned(1)["why"] == "champion 1 was made with other settings or another form of model"
+
+
+def test_a_kind_whose_inputs_are_prepared_first_is_planned_by_what_they_are_prepared_from(shop: Shop) -> None:
+    for n in (0, 1):
+        nights.publish_inputs(shop.settings, D(n))
+        put(shop.settings, DAILY_SALES, D(n), [
+            {"sale_date": D(n), "item_id": "a", "country": "DE", "units_sold": n + 1, "units_returned": 0, "order_count": 1}])
+        shop.plan(n)
+    rows = [shop.planned(n, "forecaster") for n in (0, 1)]
+    assert [r["action"] for r in rows] == ["retrain", "retrain"] and rows[0]["inputs"] != rows[1]["inputs"]
 
 
 def drifted(shop: Shop, n: int, *names: str, **notes: Any) -> None:

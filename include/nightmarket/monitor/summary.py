@@ -104,7 +104,7 @@ def morning(settings: Settings, lake: Lake, night: date) -> Letter:
 
 def trouble(settings: Settings, night: date) -> list[tuple[str, str, str]]:
     """(step, state, last words) of the model steps that did not end well, their newest run each."""
-    wanted = {*_OWN, *(s for k in KINDS for s in (k.train, k.evaluate, k.publish))}
+    wanted = {*_OWN, *(s for k in KINDS for s in (*k.prepare, k.train, k.evaluate, k.publish))}
     newest = {r.step: r for r in account.runs(settings.places.logs, night) if r.step in wanted}
     return [(r.step, state_of(r), r.why.strip().splitlines()[-1][:300] if r.why.strip() else "") for r in newest.values()
             if state_of(r) not in ("done", "running")]
