@@ -11,6 +11,10 @@ judged on the newest. On the day three are asked about those who bought before a
 NDCG@10 with 95 % bootstrap intervals over (shopper, day), repeats allowed, and paired differences. An update that the guard drops is not
 taken over; its verdict is told.
 
+Freshness, from an event to the list that knows it: the last day is fed to the stream in small files, and each cycle (micro-batch into the
+lake, everybody answered anew, the lookup replaced) is timed with everything in one process. An event waits for the end of the cycle that runs
+when it comes, and for the next one.
+
   python benchmarks/online_updates.py                                        10 trading days up to 2011-12-08
   python benchmarks/online_updates.py --days 6 --share 0.25 --set epochs=6   smaller
 """
@@ -24,25 +28,49 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import online_retail
+import pandas as pd
 
 from nightmarket import log as logs
+from nightmarket.contracts import FEATURES
 from nightmarket.evaluate import metrics
 from nightmarket.evaluate.bootstrap import difference, mean
 from nightmarket.evaluate.forgetting import lists
 from nightmarket.evaluate.protocol import Holdout, Trial
+from nightmarket.lake import Lake
+from nightmarket.online.live import now
+from nightmarket.online.stream import Intake, start
 from nightmarket.online.update import harm
 from nightmarket.recommend.histories import Histories
+from nightmarket.recommend.lookup import About, serve
 from nightmarket.recommend.model import Recommender
-from nightmarket.shop import PROJECT, Blessing, Model
+from nightmarket.recommend.publish import publication
+from nightmarket.shop import PROJECT, Blessing, Model, load_shop
+from nightmarket.spark import session
 
 LAST = date(2011, 12, 8)
+SHOP = """
+shop: replay
+time_zone: Europe/London
+currency: GBP
+owners: {{default: {{name: Owner, mail: [owner@example.org]}}}}
+sources: {{log: {{kind: files, path: "${{root}}/landing", pattern: "{{date}}.csv", format: csv}}}}
+datasets:
+  events:
+    source: log
+    columns: {{event_id: id, event_ts: at, event_type: "'purchase'", user_id: user, item_id: item, quantity: n, unit_price: price}}
+stream: {{path: "${{root}}/in", late_minutes: 1440}}
+storage: {{root: {root}}}
+secrets:
+  pseudonym_key: {{file: keys/pseudonym.key, create: true}}
+  encryption_key: {{file: keys/encryption.key, create: true}}
+"""
 ZONE = ZoneInfo("Europe/London")
 METRIC = "ndcg@10"
 
@@ -53,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--days", type=int, default=10, help="trading days replayed")
     p.add_argument("--share", type=float, default=1.0, help="of the shoppers, by a hash of their key")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of shop.yaml's model section")
+    p.add_argument("--cycles", type=int, default=20, help="for freshness; 0 leaves it out")
     p.add_argument("--out", type=Path, metavar="FILE", help="write the numbers here as JSON, after every day")
     args = p.parse_args(argv)
     logs.configure()
@@ -96,7 +125,47 @@ def main(argv: list[str] | None = None) -> int:
         print(f"  {name:10} {mean(found, settings.bootstrap, settings.seed)}")
     for one, other in (("answers", "as it was"), ("updated", "answers"), ("updated", "as it was")):
         print(f"  {one} minus {other}: {difference(whole[one], whole[other], settings.bootstrap, settings.seed)}")
+    if args.cycles:
+        _freshness(sold, items, days[-1], updated, args.cycles, settings.top_k)
     return 0
+
+
+def _freshness(sold: pd.DataFrame, items: Any, day: date, model: Recommender, cycles: int, top_k: int) -> None:
+    """Prints the distribution of the time from event to list over events that come evenly."""
+    holdout = Holdout.of(day, 1, ZONE)
+    fed = sold[(sold["time"] >= holdout.cut) & (sold["time"] < holdout.end)].sort_values("time", kind="stable").reset_index(drop=True)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "shop.yaml").write_text(SHOP.format(root=root / "root"))
+        settings = load_shop(root / "shop.yaml")
+        lake, source = Lake(settings.places.lake), settings.places.root / "in"
+        source.mkdir(parents=True)
+        with lake.writer(FEATURES, [day - timedelta(days=1)]) as writer:
+            writer.stage_arrow(day - timedelta(days=1), online_retail.histories(sold[sold["time"] < holdout.cut]))
+            writer.publish(day - timedelta(days=1), inputs=[], settings="benchmark", code="benchmark")
+        spark = session(settings, "benchmark")
+        intake = Intake(settings, lake, settings.places.work / "stream", day)
+        seconds: list[float] = []
+        for n, part in enumerate(np.array_split(np.arange(len(fed)), cycles)):
+            lines = [json.dumps({"id": f"{n}-{i}", "at": r.time.isoformat(), "user": r.user_id, "item": r.item_id, "n": str(r.Quantity), "price": str(r.UnitPrice)})
+                     for i, r in enumerate(fed.iloc[part].itertuples())]
+            (source / f".{n}").write_text("\n".join(lines) + "\n")
+            (source / f".{n}").rename(source / f"{n:04d}.jsonl")
+            began = time.monotonic()
+            start(spark, intake, None).awaitTermination()
+            known = now(lake, day)
+            made = publication(model, known.histories, items, known.as_of, top_k, "recommender", "1")
+            serve(settings.places.root / "published", made.rows, About(day, "recommender", "1", f"{n:024d}"))
+            seconds.append(time.monotonic() - began)
+        taken = sum(t.rows_out for t in intake.taken)
+        spark.stop()
+    warm = np.array(seconds[1:])  # the first one starts Python workers and compiles
+    rng = np.random.default_rng(17)
+    at = rng.integers(0, len(warm) - 1, 100_000)
+    waits = warm[at] * rng.random(len(at)) + warm[at + 1]
+    print(f"freshness over {len(warm)} cycles, {taken} of {len(fed)} events, {known.histories.num_rows} shoppers answered in each: a cycle takes "
+          f"{np.median(warm):.1f} s at the median, {warm.max():.1f} s at most; from event to served list {np.median(waits):.1f} s at the median, "
+          f"{np.quantile(waits, 0.99):.1f} s at the 99th percentile")
 
 
 def _update(

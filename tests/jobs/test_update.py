@@ -145,3 +145,46 @@ def test_without_a_champion_it_is_refused(settings: Settings, prepared: Callable
 def test_nothing_new_is_nothing_to_do(shop: Shop) -> None:
     shop.live(1)
     assert shop.run(1) == 0 and json.dumps(shop.outcomes) == "[]"
+
+
+@pytest.mark.soak
+@pytest.mark.tensorflow
+def test_a_real_model_learns_from_live_events(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    """Towers and judge as they are: a champion that is two weeks behind, a day of live events, one update and its verdict."""
+    from nightmarket.contracts import FEATURES, ITEMS, QUALITY
+    from nightmarket.recommend.model import Recommender
+    from nightmarket.recommend.package import example
+    from nightmarket.recommend.package import submission as handed
+    from nightmarket.recommend.served import Snapshot, answers
+    from tests.jobs import learning
+    from tests.recommend import synthetic
+
+    lenient = {"beat": [], "margin": 1.0, "slice_margin": 1.0, "fairness_ratio": 0.0}
+    made = make_settings(time_zone="UTC", model={**learning.MODEL, "minimum_users": 5}, blessing=lenient, online={"holdout_days": 3})
+    table, items = synthetic.shop(users=80, items=25)
+    learning.put(made, FEATURES, table)
+    learning.put(made, ITEMS, items)
+    learning.put(made, QUALITY, QUALITY.arrow_schema().empty_table(), notes={"verdict": "passed", "from_date": learning.NIGHT.isoformat()})
+    cut = datetime.combine(learning.NIGHT - timedelta(days=14), datetime.min.time(), timezone.utc)
+    first = Recommender.fit(table, items, cut, made.shop.model, tmp_path / "fit")
+    first.save(tmp_path / "model")
+    registry = Registry(made)
+    snapshot = Snapshot(table, cut)
+    questions = example(table)
+    version = registry.register(handed(learning.NIGHT, "first", tmp_path / "model", snapshot, questions, answers(first, snapshot, questions)))
+    registry.ledger.promote("recommender", version, None, "ada", "test", {}, learning.NIGHT)
+    day = learning.NIGHT + timedelta(days=1)
+    noon = datetime.combine(day, datetime.min.time(), timezone.utc) + timedelta(hours=12)
+    bought = [(u, items["item_id"][n % 25].as_py()) for n, u in enumerate(table["user_id"].to_pylist()[:40])]
+    rows = [{"event_id": f"l{n}", "event_ts": noon + timedelta(minutes=n), "event_type": "purchase", "user_id": u, "item_id": i, "quantity": 1,
+             "unit_price": Decimal("2.5"), "currency": "GBP", "event_date": day, "is_outlier": False, "filled": [], "delivered_on": day,
+             "source_file": "s", "source_row": n, "batch": 0} for n, (u, i) in enumerate([*bought, ("a newcomer", bought[0][1])])]
+    learning.put(made, LIVE_EVENTS, pa.Table.from_pylist(rows, LIVE_EVENTS.arrow_schema()), day, {"batches": {}})
+    assert update.main(["--shop", str(made.file), "--run-date", str(day)]) == 0
+    (entry,) = Updates(made.places.root).entries()
+    assert entry.parent == version and entry.live_events == 41 and entry.difference is not None and entry.difference["users"] >= 5
+    serving = registry.ledger.current("recommender", "champion")
+    assert serving == (entry.version if entry.outcome == "accepted" else version)
+    with Lookup(made.places.root / "published") as lookup:
+        answer = lookup.recommend("a newcomer")
+    assert answer.source == "user" and lookup.about.model_version == serving and lookup.about.run_date == day

@@ -16,6 +16,7 @@ from nightmarket.contracts import (
     EXPOSURES,
     FEATURES,
     ITEMS,
+    LIVE_EVENTS,
     QUALITY,
     RAW_EVENTS,
     RECOMMENDATIONS,
@@ -27,6 +28,7 @@ from nightmarket.lake.partitions import QUARANTINE
 from nightmarket.monitor.account import file_of
 from nightmarket.monitor.switches import Switch, turn_off
 from nightmarket.online.experiments import Reading, State
+from nightmarket.online.update import Entry, Updates
 from nightmarket.quality.outbox import Outbox
 from nightmarket.recommend.lookup import About, serve
 from nightmarket.registry.ledger import Ledger
@@ -108,6 +110,8 @@ def whole(settings: Settings, verdict: str = "passed") -> None:
         {"step": "clean", "pid": 1_000_002, "at": "2026-03-30T02:01:00+00:00", "event": "began"},
         {"step": "clean", "pid": 1_000_002, "at": "2026-03-30T02:01:30+00:00", "event": "ended", "exit_code": 0, "why": "", "log": []},
         {"step": "gate", "pid": 1_000_003, "at": "2026-03-30T02:02:00+00:00", "event": "began"})) + "\n")
+    put(settings, LIVE_EVENTS, [], notes={"batches": {"s:0": 4}, "newest": END - 60})
+    Updates(settings.places.root).add(Entry("r", str(NIGHT), "3", None, "dropped", "t", None, 4, "now"))
     turn_off(settings, Switch("online_updates", "jobs.respond", "t", str(NIGHT)))
     from email.message import EmailMessage
 

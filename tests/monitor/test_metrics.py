@@ -70,6 +70,7 @@ def test_every_metric_has_its_value(settings: Settings) -> None:
     # killed: began, did not end, and no such process is there
     assert [of("step_runs", step=s, outcome=o) for s, o in (("clean", "fault"), ("clean", "done"), ("gate", "killed"))] == [1, 1, 1]
     assert of("step_run_seconds", step="clean") == 30 and of("switched_off", what="online_updates") == 1
+    assert of("online_updates", outcome="dropped") == 1 and of("live_event_timestamp_seconds") == END - 60
     assert of("experiment_status", experiment="warmer", status="running") == 1 and of("experiment_status", experiment="warmer", status="won") == 0
     assert of("experiment_enrolment_ratio", experiment="warmer") == 0.1
     assert of("experiment_exposed", experiment="warmer", arm="new") == 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,11 @@ def test_arms_and_exposures(settings: Settings, service: LookupService) -> None:
         told = ask(service, f"/recommend?user=u{n}")[1]
         assert told["arms"] == {"warmer": split.arm(f"u{n}")}
         assert told["model_version"] == ("7" if split.arm(f"u{n}") == "new" else "1")
+
+
+    shutil.rmtree(settings.places.root / "published" / "arms")  # a lost publication costs the experiment, not the shopper
+    lost = next(f"x{n}" for n in range(99) if split.arm(f"x{n}") == "new")
+    assert ask(service, f"/recommend?user={lost}")[1]["model_version"] == "1"
     ask(service, "/recommend?user=u99&show=0")
     ask(service, "/recommend?country=DE")
     lines = [json.loads(x) for f in (settings.places.root / "exposures").iterdir() for x in f.read_text().splitlines()]

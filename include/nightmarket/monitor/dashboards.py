@@ -70,6 +70,8 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
         Panel("Time of the night's steps", (('nightmarket_step_seconds{$s}', "{{dataset}}"),), "s", wide=True),
         Panel("Runs of the night's steps", (('nightmarket_step_runs{$s}', "{{step}} {{outcome}}"),), kind="bargauge", wide=True),
         Panel("Their time", (('nightmarket_step_run_seconds{$s}', "{{step}}"),), "s", wide=True),
+        Panel("Updates between nights", (('nightmarket_online_updates{$s}', "{{outcome}}"),), kind="stat"),
+        Panel("Newest live event", (('time() - nightmarket_live_event_timestamp_seconds{$s}', "{{shop}}"),), "s", kind="stat"),
         Panel("Switched off", (('nightmarket_switched_off{$s}', "{{what}}"),), kind="stat"),
         Panel("Peak memory", (('nightmarket_step_peak_memory_bytes{$s}', "{{dataset}}"),), "bytes", wide=True),
         Panel("Mails", (('nightmarket_mails{$s}', "{{state}}"),), kind="stat"),

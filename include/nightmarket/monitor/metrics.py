@@ -24,6 +24,7 @@ from nightmarket.contracts import (
     EXPERIMENTS,
     EXPOSURES,
     ITEMS,
+    LIVE_EVENTS,
     QUALITY,
     RECOMMENDATIONS,
     RETRAINING,
@@ -35,6 +36,8 @@ from nightmarket.monitor.account import runs
 from nightmarket.monitor.retraining import ACTIONS
 from nightmarket.monitor.switches import switches
 from nightmarket.online.experiments import FINAL, State
+from nightmarket.online.live import NEWEST
+from nightmarket.online.update import Updates
 from nightmarket.quality.outbox import Outbox
 from nightmarket.quality.verdict import passed_nights
 from nightmarket.recommend.lookup import PublicationError, serving
@@ -81,6 +84,8 @@ METRICS = (
     Metric("nightmarket_drift_effect", "Size of the night's shift, as its test measures it.", ("kind", "feature", "test")),
     Metric("nightmarket_drifted_features", "Features, predictions and concepts that drifted in the night.", ("kind",)),
     Metric("nightmarket_retraining", "1 for what was decided about training the model in the night, 0 for the others.", ("model", "action")),
+    Metric("nightmarket_online_updates", "Updates between nights by what became of them.", ("outcome",)),
+    Metric("nightmarket_live_event_timestamp_seconds", "Newest event that the stream brought."),
     # -- experiments
     Metric("nightmarket_experiment_status", "1 for the state of the experiment, 0 for the others.", ("experiment", "status")),
     Metric("nightmarket_experiment_enrolment_ratio", "Share of its traffic that takes part from now on.", ("experiment",)),
@@ -129,6 +134,8 @@ def collect(settings: Settings, lake: Lake, night: date, now: datetime) -> Gauge
     _events(gauges, lake, night)
     _models(gauges, settings, lake, night)
     _drift(gauges, lake, night)
+    if (live := lake.dates(LIVE_EVENTS)) and (made := lake.manifest(LIVE_EVENTS, live[-1])) is not None:
+        gauges.set("nightmarket_live_event_timestamp_seconds", made.notes.get(NEWEST))
     _steps(gauges, settings, night)
     _publication(gauges, settings, lake, night)
     _experiments(gauges, settings, lake, night)
@@ -235,6 +242,9 @@ def _steps(gauges: Gauges, settings: Settings, night: date) -> None:
             gauges.set("nightmarket_step_run_seconds", taken.total_seconds(), step=run.step)
     for (step, outcome), n in counts.items():
         gauges.set("nightmarket_step_runs", n, step=step, outcome=outcome)
+    outcomes = Counter(e.outcome for e in Updates(settings.places.root).entries())
+    for outcome, n in outcomes.items():
+        gauges.set("nightmarket_online_updates", n, outcome=outcome)
     for name in switches(settings):
         gauges.set("nightmarket_switched_off", 1, what=name)
 

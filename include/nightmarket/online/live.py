@@ -12,6 +12,8 @@ from nightmarket.command import Refused
 from nightmarket.contracts import FEATURES, LIVE_EVENTS
 from nightmarket.lake import Input, Lake
 
+NEWEST = "newest"
+"""Note of a live partition: its newest event so far, in seconds since 1970 UTC."""
 _LISTS = ("item_ids", "event_types", "event_times", "quantities", "unit_prices")
 
 

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from nightmarket.lake import write_atomically
 from nightmarket.online.assignment import Split
-from nightmarket.recommend.lookup import Answer, Lookup
+from nightmarket.recommend.lookup import SERVING, Answer, Lookup
 
 RUNNING = "experiments.json"
 
@@ -85,7 +85,7 @@ def recommend(
 ) -> Shown:
     """Answers a shopper from `<root>/published`, logging each arm that was decisive. Strangers are in no experiment.
 
-    Without a `log` nothing counts: for looking at what somebody would get. Raises PublicationError where nothing was published.
+    An arm whose publication is missing gets the champion's list, and does not count. Without a `log` nothing counts: for looking at what somebody would get. Raises PublicationError where nothing was published.
     """
     arms: dict[str, str] = {}
     serving = folder
@@ -93,9 +93,12 @@ def recommend(
         arm = running.split.arm(str(user_id), running.enrolment)
         if arm is None:
             continue
-        arms[running.split.name] = arm
         if arm in running.serves:
-            serving = folder / running.serves[arm]
+            place = folder / running.serves[arm]
+            if not (place / SERVING).exists():
+                continue  # the champion's list is better than none, and shows nothing about the arm
+            serving = place
+        arms[running.split.name] = arm
         if log is not None and running.counts:
             log.append(now.astimezone(zone).date(), running.split.name, str(user_id), arm, now)
     with Lookup(serving) as publication:

@@ -31,6 +31,7 @@ from nightmarket.command import Refused
 from nightmarket.contracts import EVENTS, LIVE_EVENTS, RAW_EVENTS
 from nightmarket.lake import Input, Lake, code_version, write_atomically
 from nightmarket.lake.partitions import QUARANTINE
+from nightmarket.online.live import NEWEST
 from nightmarket.protect.keys import Keyring
 from nightmarket.quality.gate import proven_share
 from nightmarket.quality.rules import contract_rules
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
     from pyspark.sql.streaming import StreamingQuery
 
 _LOG = logs.logger("stream")
-BATCHES, NEWEST = "batches", "newest"
-"""Notes of a live partition: rows of every micro-batch that it holds by 'stream:number', and the newest event so far."""
+BATCHES = "batches"
+"""Note of a live partition: rows of every micro-batch that it holds by 'stream:number'."""
 
 
 @dataclass(frozen=True)
