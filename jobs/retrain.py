@@ -58,10 +58,11 @@ def run(night: Night) -> list[Manifest]:
 
 def steps_of(kind: Kind, action: str) -> list[tuple[str, tuple[str, ...]]]:
     """(step, further arguments) of an action, in order."""
+    first: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in kind.prepare]
     if action == "skip":
-        return [(kind.publish, ())]
+        return [*first, (kind.publish, ())]
     model = ("--model", kind.id)
-    return [(kind.train, ("--warm",) if action == "fine_tune" else ()), (kind.evaluate, ()), ("register", model), ("bless", model),
+    return [*first, (kind.train, ("--warm",) if action == "fine_tune" else ()), (kind.evaluate, ()), ("register", model), ("bless", model),
             (kind.publish, ())]
 
 

@@ -341,6 +341,60 @@ class Experiment(_Frozen):
         return self
 
 
+class ForecastBlessing(Blessing):
+    """The model gate of the forecaster. `skill_rmsse` is 1 - RMSSE / RMSSE of the seasonal naive forecast: what is published is a mean,
+    which squared errors judge; `skill` is the same of MASE."""
+
+    metric: Literal["skill", "skill_rmsse", "skill_wape", "skill_interval"] = "skill_rmsse"  # type: ignore[assignment]
+    floor: float = Field(default=0.0, ge=-10, le=1, description="Absolute; the metric must be above it.")
+    beat: tuple[str, ...] = Field(default=("seasonal_naive",), description="Baselines whose metric must be exceeded.")
+    margin: float = Field(default=0.02, ge=0, description="How much worse than the champion is still 'not worse'.")
+    slice_users: int = Field(default=20, ge=1, description="Series of a slice that is looked at.")
+
+
+class Forecasting(_Frozen):
+    """Forecasts of daily sales, and what to order by them."""
+
+    name: str = Field(default="forecaster", pattern=r"^[a-z][a-z0-9_]*$")
+    seed: int = 17
+    budget: Literal["fast", "balanced", "best"] = Field(default="balanced", description="How much time a fit takes.")
+    horizon: int = Field(default=28, ge=1, le=366, description="Days ahead.")
+    levels: tuple[Literal["category", "country"], ...] = Field(
+        default=("category", "country"), description="What is forecast between the items and the total."
+    )
+    history_days: int = Field(default=1095, ge=14, le=1826, description="How much history a night sees.")
+    minimum_sales: int = Field(
+        default=20, ge=2, description="Days with a sale below which an item is not forecast by itself but as a share of the rest of its category."
+    )
+    intervals: tuple[int, ...] = Field(default=(80, 95), min_length=1, description="Central prediction intervals, in percent.")
+    service_level: float = Field(default=0.95, gt=0, lt=1, description="Probability with which stock should last over the lead time.")
+    lead_days: int = Field(default=7, ge=1, description="Days until an order arrives.")
+    holidays: str | None = Field(default=None, description="Country whose public holidays the shop keeps, such as GB; else that of most sales.")
+    refit_days: int = Field(default=7, ge=1, le=92, description="Age at which a forecaster is fitted anew; until then the night's errors adjust it.")
+    drift: float = Field(default=1.5, gt=1, description="Errors this many times those of its backtests, beyond chance, have it fitted anew at once.")
+    multiple: float = Field(default=5.0, gt=1, description="A forecast above this many times the largest day of its history is a fault.")
+    origins: int = Field(default=3, ge=1, le=12, description="Rolling origins on which a new forecaster is judged.")
+    chunk: int = Field(default=1000, ge=10, le=100_000, description="Series of a chunk; more chunks than one are spread with Spark.")
+    bootstrap: int = Field(default=400, ge=50, le=100_000)
+    blessing: ForecastBlessing = ForecastBlessing()
+
+    @field_validator("intervals")
+    @classmethod
+    def _percents(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= level <= 99 for level in value):
+            raise ValueError(f"{list(value)}: give whole percents from 1 to 99, such as [80, 95]")
+        return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _lead_within_horizon(self) -> Forecasting:
+        if self.lead_days > self.horizon:
+            raise ValueError(f"lead_days {self.lead_days} reaches beyond the horizon of {self.horizon} days; raise horizon or lower lead_days")
+        if self.history_days < self.horizon + self.refit_days + 14:
+            raise ValueError(f"history_days {self.history_days} is too short; at least horizon + refit_days + 14 = "
+                             f"{self.horizon + self.refit_days + 14}")
+        return self
+
+
 class MailServer(_Frozen):
     """How reports leave. `password` names a secret."""
 
@@ -415,7 +469,7 @@ class Shop(_Frozen):
     time_zone: str
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     language: Language = "en"
-    owners: dict[str, Owner] = Field(description="By entity, 'recommendations', and 'default'.")
+    owners: dict[str, Owner] = Field(description="By entity, 'recommendations', 'forecasts', and 'default'.")
     sources: dict[str, Source]
     datasets: dict[str, Mapping] = Field(description="events, and any of items, users, orders, reviews.")
     demo: DemoShop | None = Field(default=None, description="Generate the deliveries instead of waiting for them.")
@@ -428,6 +482,7 @@ class Shop(_Frozen):
     retraining: Retraining = Retraining()
     responses: tuple[Response, ...] = Field(default=(), description="What is done by itself about which alert.")
     experiments: dict[str, Experiment] = Field(default_factory=dict, description="By name; names are never used again.")
+    forecast: Forecasting = Forecasting()
     mail: MailServer = MailServer()
     monitoring: Monitoring = Monitoring()
     stream: Stream | None = None
@@ -448,8 +503,8 @@ class Shop(_Frozen):
         if "default" not in self.owners:
             problems.append("owners: no 'default' owner; add one, who is mailed about datasets without their own")
         for who in self.owners:
-            if who not in (*ENTITIES, "recommendations", "default"):
-                problems.append(f"owners.{who}: no such dataset; use {', '.join(ENTITIES)}, recommendations or default")
+            if who not in (*ENTITIES, "recommendations", "forecasts", "default"):
+                problems.append(f"owners.{who}: no such dataset; use {', '.join(ENTITIES)}, recommendations, forecasts or default")
         if "events" not in self.datasets:
             problems.append("datasets: 'events' is not mapped; a shop needs at least events")
         for entity, mapping in self.datasets.items():

@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TriggerRule
 
-from nightmarket.contracts import FEATURES
+from nightmarket.contracts import DAILY_SALES, FEATURES, FORECAST_EVALUATION
 from nightmarket.orchestration import JobOperator, NightReady, NightTimetable, kinds
 from nightmarket.orchestration.manual import dags
 from nightmarket.shop import DEFAULT_SHOP, PROJECT, child_environment
@@ -34,6 +34,11 @@ CHAINS = {
         "wait_for_night": {"drift", "onboard"}, "onboard": set(), "drift": {"respond"}, "respond": {"plan_retraining"}, "plan_retraining": {"retrain"},
         "retrain": {"summarise", "outcome", "experiment"}, "summarise": {"send", "metrics"}, "outcome": set(), "send": set(),
         "experiment": set(), "metrics": set(),
+    },
+    "seasonal_forecasting": {
+        "series": {"fit_forecasts"}, "fit_forecasts": {"judge_forecasts"}, "judge_forecasts": {"register"}, "register": {"bless"},
+        "bless": {"publish_forecasts"}, "publish_forecasts": {"announce_forecasts"}, "announce_forecasts": {"send", "metrics"}, "send": set(),
+        "metrics": set(),
     },
     "rollback": {"rollback": {"send"}, "send": set()},
     "online_update": {"stream": {"update"}, "update": {"send"}, "send": set()},
@@ -58,11 +63,12 @@ def test_tasks_and_their_order(made: dict[str, DAG]) -> None:
 
 
 def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
-    """But `send`, which ends each DAG that writes to people, `metrics`, which measures after a night's, and the steps of a night's
-    products: of the two DAGs that have them one starts by itself."""
+    """But `send`, which ends each DAG that writes to people, `metrics`, which measures after a night's, the steps of a night's
+    products (of the two DAGs that have them one starts by itself), and those that every kind of model takes."""
     tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks if t.task_id not in PLAIN]
     again = {"send": sorted(CHAINS), "metrics": sorted(set(CHAINS) - {"rollback", "online_update"}),
-             "onboard": ["nightly_retraining", "recommendation_training"], "experiment": ["nightly_retraining", "recommendation_training"]}
+             "onboard": ["nightly_retraining", "recommendation_training"], "experiment": ["nightly_retraining", "recommendation_training"],
+             "register": ["recommendation_training", "seasonal_forecasting"], "bless": ["recommendation_training", "seasonal_forecasting"]}
     assert sorted(t for _, t in tasks if t not in again) == sorted(s.name for s in STEPS if s.name not in again)
     assert {name: sorted(d for d, t in tasks if t == name) for name in again} == again
 
@@ -94,7 +100,8 @@ def test_policies_of_a_task(made: dict[str, DAG], dag_id: str, name: str) -> Non
     assert task.execution_timeout is not None and task.execution_timeout.total_seconds() == spec.timeout_minutes * 60
     assert task.pool == spec.pool and task.pool in {*POOLS, "default_pool"}
     assert [a.uri for a in task.outlets] == [d.uri for d in spec.writes]
-    assert [a.uri for a in task.inlets] == [d.uri for d in spec.reads]
+    reads = [FORECAST_EVALUATION] if (dag_id, name) in (("seasonal_forecasting", "register"), ("seasonal_forecasting", "bless")) else spec.reads
+    assert [a.uri for a in task.inlets] == [d.uri for d in reads]
 
 
 def test_a_refused_gate_fails_the_run_and_is_reported(made: dict[str, DAG]) -> None:
@@ -135,9 +142,10 @@ def test_schedules(made: dict[str, DAG]) -> None:
     retraining = made["nightly_retraining"].timetable
     assert isinstance(retraining, NightTimetable) and not retraining.serialize()["scheduled"], "the demo trains every night"
     assert made["rollback"].schedule is None
-    waits: Any = made["recommendation_training"].timetable
-    assert waits.asset_condition.uri == FEATURES.uri
-    assert [t.task_id for d in made.values() for t in d.tasks if FEATURES.uri in [a.uri for a in t.outlets]] == ["aggregate"]
+    for dag_id, dataset in (("recommendation_training", FEATURES), ("seasonal_forecasting", DAILY_SALES)):
+        waits: Any = made[dag_id].timetable
+        assert waits.asset_condition.uri == dataset.uri
+        assert [t.task_id for d in made.values() for t in d.tasks if dataset.uri in [a.uri for a in t.outlets]] == ["aggregate"]
 
 
 def test_whose_schedule_decides_about_training(tmp_path: Path) -> None:

@@ -325,7 +325,71 @@ EXPERIMENTS = Dataset(
     ),
     primary_key=("experiment", "arm", "metric", "role"), owner="recommendations",
 )
-GOLD = (DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING, EXPOSURES, EXPERIMENTS)
+
+SALES_SERIES = Dataset(
+    "sales_series", "gold",
+    "Sales of every item, category and country and of the whole shop on a complete calendar, as known on the night: the input of forecasts.",
+    (
+        Column("freq", "string", "D: days; W: whole weeks from Monday; MS: whole months.", nullable=False, allowed=("D", "W", "MS")),
+        Column("level", "string", "What is summed.", nullable=False, allowed=("total", "category", "country", "item")),
+        Column("series_id", "string", "The category, country or item; '*' for the total.", nullable=False),
+        Column("category", "string", "The item's newest category, 'unknown' where it has none; null at the other levels."),
+        Column("sale_date", "date", "The day, or the first day of the week or month, in the shop's time zone.", nullable=False),
+        Column("status", "string", "open; closed: the whole shop sold nothing; missing: nobody knows, the day was not delivered or let through.",
+               nullable=False, allowed=("open", "closed", "missing")),
+        Column("units", "long", "Units sold; a return takes back the newest sales before it. Null where missing.", unit="units"),
+        Column("demand", "double", "Units without outliers: what forecasts learn from. Null where missing or out of stock.", unit="units"),
+        Column("revenue", "decimal(28,8)", "Value of sales less value of returns of the day. Null where missing.", unit="shop currency"),
+        Column("unit_price", "double", "Mean price charged, the newest known one where nothing was sold; not known in advance.", unit="shop currency", minimum=0),
+        Column("on_promotion", "boolean", "Sold at 5 % or more below list price; null where either is not known. Not known in advance."),
+        Column("stocked_out", "boolean", "Could not be bought, says the catalogue, or did not sell for so long between sales that chance hardly explains it.",
+               nullable=False),
+        Column("holiday", "boolean", "Public holiday of the country, or of the shop's at the other levels; known in advance.", nullable=False),
+    ),
+    primary_key=("freq", "level", "series_id", "sale_date"), owner="forecasts", sums=("units", "revenue"),
+)
+
+FORECAST_EVALUATION = replace(
+    EVALUATION, name="forecast_evaluation", owner="forecasts",
+    description="Quality of the new forecaster, the champion and the baselines on the same rolling origins, over series.",
+    columns=tuple(replace(c, description=c.description.replace("over users", "over series").replace("Users behind", "Series behind"),
+                          unit=c.unit.replace("users", "series")) for c in EVALUATION.columns),
+)
+
+FORECASTS = Dataset(
+    "forecasts", "gold", "Expected sales of the days after the night. Items add up to categories, categories and countries to the total, to the last digit.",
+    (
+        Column("level", "string", "What is forecast.", nullable=False, allowed=("total", "category", "country", "item")),
+        Column("series_id", "string", "The category, country or item; '*' for the total.", nullable=False),
+        Column("forecast_date", "date", "The day, in the shop's time zone.", nullable=False),
+        Column("mean", "decimal(18,2)", "Point forecast.", unit="units", nullable=False, minimum=0),
+        Column("probabilities", "array<double>", "Of the quantiles, ascending.", unit="share", nullable=False),
+        Column("quantiles", "array<double>", "Sales stay at or below each with its probability.", unit="units", nullable=False),
+        Column("model", "string", "What the forecast was made of.", nullable=False),
+        Column("model_name", "string", "Registered model that answered.", nullable=False),
+        Column("model_version", "string", "Its version.", nullable=False),
+    ),
+    primary_key=("level", "series_id", "forecast_date"), owner="forecasts",
+)
+
+REORDERS = Dataset(
+    "reorders", "gold", "How many of each item should be in stock or on order from the night on, for the shop's service level and lead time.",
+    (
+        Column("item_id", "string", "The product.", nullable=False),
+        Column("category", "string", "Its category."),
+        Column("lead_days", "int", "Days until an order arrives.", unit="days", nullable=False, minimum=1),
+        Column("service_level", "double", "Probability with which the stock lasts until then.", unit="share", nullable=False, minimum=0, maximum=1),
+        Column("expected_units", "double", "Expected sales over the lead time.", unit="units", nullable=False, minimum=0),
+        Column("order_up_to", "long", "Order what stock and open orders fall short of this. Nothing here knows the stock.", unit="units", nullable=False, minimum=0),
+        Column("stocked_out", "boolean", "Whether it could not be bought on the night.", nullable=False),
+        Column("model_version", "string", "Version of the forecaster.", nullable=False),
+    ),
+    primary_key=("item_id",), owner="forecasts",
+)
+GOLD = (
+    DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING, EXPOSURES, EXPERIMENTS, SALES_SERIES,
+    FORECAST_EVALUATION, FORECASTS, REORDERS,
+)
 
 ALL = (*BRONZE, *SILVER, LIVE_EVENTS, *GOLD)
 ENTITIES = tuple(d.name for d in BRONZE)

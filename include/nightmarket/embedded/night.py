@@ -15,7 +15,9 @@ from nightmarket.lake import Lake
 from nightmarket.quality.verdict import passed_nights
 from nightmarket.shop import FilesSource, Settings
 
-INGESTION, TRAINING = "shop_ingestion", "recommendation_training"
+INGESTION, TRAINING, FORECASTING = "shop_ingestion", "recommendation_training", "seasonal_forecasting"
+STARTED = (TRAINING, FORECASTING)
+"""What the data of a night starts."""
 _FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -60,7 +62,7 @@ class Account:
 
     @property
     def succeeded(self) -> bool:
-        return self.trouble is None and all(s == "success" for _, s in self.runs.values()) and len(self.runs) == 2
+        return self.trouble is None and all(s == "success" for _, s in self.runs.values()) and len(self.runs) == 1 + len(STARTED)
 
 
 def choose(settings: Settings, run_date: date | None, from_date: date | None) -> Choice:
@@ -134,30 +136,31 @@ class Screen:
 
 
 def run_night(client: Client, choice: Choice, force: bool, screen: Screen, check: Callable[[], None]) -> Account:
-    """Triggers the ingestion of a night, follows it and the training that its data starts, to their ends."""
+    """Triggers the ingestion of a night, follows it and what its data starts, to their ends."""
     account = Account(choice)
     started = time.monotonic()
     conf = {"force": force} | ({"from_date": choice.from_date.isoformat()} if choice.from_date < choice.run_date else {})
     since = datetime.now(timezone.utc).isoformat()
     night = choice.run_date.isoformat()
-    for dag in (INGESTION, TRAINING):
+    for dag in (INGESTION, *STARTED):
         if client.get(f"/dags/{dag}")["is_paused"]:
             screen.line(f"{dag} was paused; it is let run again")
             client.patch(f"/dags/{dag}", {"is_paused": False})
     run_id = client.trigger(INGESTION, night, conf, "started by `make run`")
     state = _follow(client, INGESTION, run_id, account, screen, check)
     if state == "success":
-        found: str | None = None
-        deadline = time.monotonic() + 120
-        while found is None and time.monotonic() < deadline:
-            check()
-            screen.living(f"waiting for {TRAINING}")
-            found = client.newest_run(TRAINING, night, since)
-            time.sleep(0.5)
-        if found is None:
-            account.trouble = f"{TRAINING} was not started by the night's histories within two minutes"
-        else:
-            _follow(client, TRAINING, found, account, screen, check)
+        for dag in STARTED:
+            found: str | None = None
+            deadline = time.monotonic() + 120
+            while found is None and time.monotonic() < deadline:
+                check()
+                screen.living(f"waiting for {dag}")
+                found = client.newest_run(dag, night, since)
+                time.sleep(0.5)
+            if found is None:
+                account.trouble = f"{dag} was not started by the night's data within two minutes"
+            else:
+                _follow(client, dag, found, account, screen, check)
     account.seconds = time.monotonic() - started
     return account
 

@@ -9,7 +9,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from nightmarket.contracts import BRONZE, EVALUATION, QUALITY, RECOMMENDATIONS, SILVER, Dataset
+from nightmarket.contracts import (
+    BRONZE,
+    EVALUATION,
+    FORECAST_EVALUATION,
+    FORECASTS,
+    QUALITY,
+    RECOMMENDATIONS,
+    SILVER,
+    Dataset,
+)
 from nightmarket.embedded.airflow import state
 from nightmarket.embedded.night import Account
 from nightmarket.lake import Lake, Manifest, days
@@ -33,6 +42,7 @@ def text(settings: Settings, account: Account, spark_mb: float | None = None) ->
         models(lake, night),
         promotion(settings, night),
         published(lake, night),
+        forecasts(settings, lake, night),
         steps(settings, account, spark_mb),
         places(settings, night),
     ]
@@ -113,6 +123,20 @@ def published(lake: Lake, night: date) -> str:
         newest = lake.dates(RECOMMENDATIONS)
         return f"published    nothing tonight; the publication of {newest[-1]} keeps serving" if newest else ""
     return f"published    {made.rows_out:,} recommendations"
+
+
+def forecasts(settings: Settings, lake: Lake, night: date) -> str:
+    """What the night forecast, by whom and how good it is beside saying last week again."""
+    made, judged = lake.manifest(FORECASTS, night), lake.manifest(FORECAST_EVALUATION, night)
+    if made is None:
+        return ""
+    said = made.notes
+    lines = [f"forecasts    {made.rows_out:,} of {said['horizon']} days by {settings.shop.forecast.name} version {said['model_version']} ({said['how']})"]
+    if judged is not None:
+        found = {r["model"]: r for r in lake.at(FORECAST_EVALUATION, night).arrow().to_pylist() if (r["slice"], r["metric"]) == ("all", "skill")}
+        lines.append("  skill over the seasonal naive forecast: " + ", ".join(
+            f"{name} {_measure(found[name])}" for name in sorted(found, key=lambda n: -found[n]["value"])))
+    return "\n".join(lines)
 
 
 def steps(settings: Settings, account: Account, spark_mb: float | None = None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nightmarket.forecast.forecaster import Forecast
+from nightmarket.forecast.intervals import nested
 
 GAINS = (0.0, 0.15, 0.3, 0.5)
 _FADE = 0.97
@@ -69,7 +70,7 @@ def adjust(made: Forecast, actual: np.ndarray, gain: float | None = None) -> Adj
         above = (high - made.mean)[:, seen:] * widths[level][:, None]
         floor = np.where(low.min(axis=1) >= 0, 0.0, -np.inf)[:, None]
         bounds[level] = (np.maximum(mean - below, floor), np.maximum(mean + above, floor))
-    return Adjusted(mean, bounds, shift, widths)
+    return Adjusted(mean, nested(bounds), shift, widths)
 
 
 def _shift(forecast: np.ndarray, actual: np.ndarray, shut: np.ndarray, gain: float) -> np.ndarray:

@@ -51,6 +51,22 @@ def _calendar(country: str, year: int) -> frozenset[date]:
     return frozenset(holidays.country_holidays(country, years=year))
 
 
+@lru_cache(maxsize=256)
+def holiday_code(country: str | None) -> str | None:
+    """What the `holidays` package calls a country, given its ISO 3166 code or English name; None where it does not know it."""
+    import holidays
+
+    if not country:
+        return None
+    for name in (country, country.replace(" ", "")):
+        try:
+            holidays.country_holidays(name, years=2000)
+        except NotImplementedError:
+            continue
+        return name
+    return None
+
+
 def holiday(dates: np.ndarray, country: str) -> np.ndarray:
     """bool of the shape of `dates` (datetime64[D]): public holidays of a country (ISO 3166 code, as `holidays` knows it).
 

@@ -6,7 +6,9 @@ an origin is what was known then. Rows after the end are never there, so they ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from nightmarket.forecast.diagnosis import Diagnosis, diagnose
 from nightmarket.forecast.series import SEASON, YEAR, Panel
 
 log = logs.logger("forecast")
+_FEW = 60_000
+"""Backtest residuals below which weights are learnt again without each origin, for honest intervals."""
 
 
 @dataclass(frozen=True)
@@ -78,24 +82,55 @@ class Forecast:
     """(n, candidates)."""
 
 
-def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "balanced", seed: int = 17) -> Forecast:
-    """Point forecasts and central intervals of every series, `panel.horizon` periods ahead."""
+@dataclass(frozen=True)
+class Weights:
+    """Weights learnt before, to combine with again."""
+
+    names: tuple[str, ...]
+    """Candidates."""
+    rows: Mapping[Any, np.ndarray]
+    """id → (candidates,)."""
+
+    def table(self, ids: Sequence[Any], names: Sequence[str]) -> np.ndarray:
+        """(n, names): of each id its own, of an unknown one the mean of all; a candidate that was not there then gets none."""
+        usual = np.mean(list(self.rows.values()), axis=0) if self.rows else np.ones(len(self.names))
+        own = np.stack([self.rows.get(i, usual) for i in ids])
+        out = np.stack([own[:, self.names.index(k)] if k in self.names else np.zeros(len(own)) for k in names], -1)
+        total = out.sum(axis=1, keepdims=True)
+        return np.where(total > 0, out / np.where(total > 0, total, 1.0), 1.0 / len(names))
+
+
+def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "balanced", seed: int = 17, weights: Weights | None = None) -> Forecast:
+    """Point forecasts and central intervals of every series, `panel.horizon` periods ahead; weights are learnt unless given."""
     shut = closed(panel)
     found = diagnose(panel, shut)
     plan = BUDGETS[budget]
     with logs.stage(log, "backtest", series=panel.size) as told:
         test = backtest(panel, shut, found, plan, seed)
         told["origins"], told["candidates"] = len(test.origins) - 1, ",".join(test.names)
-    weights = combining.weights(test, found.rare)
-    combined = combining.combine(test, weights)  # (o, n, H)
+    if weights is not None:
+        return combination(panel, found, test, weights.table(panel.ids, test.names), levels)
+    # few residuals: weights that have seen them make them look smaller than they are
+    few = len(test.origins) > 2 and np.prod(test.actual.shape) <= _FEW
+    return combination(panel, found, test, combining.weights(test, found.rare), levels, combining.held_out(test, found.rare) if few else None)
+
+
+def combination(panel: Panel, found: Diagnosis, test: Backtest, weight: np.ndarray, levels: tuple[int, ...], unseen: np.ndarray | None = None) -> Forecast:
+    """The forecast that (n, candidates) `weight` makes of a backtest, with its intervals; those from the errors of `unseen` (o, n, H)
+    combinations at past origins, where they are given."""
     nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
-    combined = np.where(test.shut, 0.0, combined)
-    combined = np.where(nonnegative[None, :, None], np.maximum(combined, 0.0), combined)
+
+    def bounded(values: np.ndarray) -> np.ndarray:
+        held = np.where(test.shut, 0.0, values)
+        return np.where(nonnegative[None, :, None], np.maximum(held, 0.0), held)
+
+    combined = bounded(combining.combine(test, weight))  # (o, n, H)
     idle = ~np.any(np.nan_to_num(panel.y) != 0, axis=1)  # never sold anything: nothing to forecast from
     combined[-1, idle] = 0.0
-    mean, bounds = combined[-1], intervals.conformal(test, combined, levels, nonnegative)
+    judged = combined if unseen is None else np.concatenate([bounded(unseen)[:-1], combined[-1:]])
+    mean, bounds = combined[-1], intervals.conformal(test, judged, levels, nonnegative)
     bounds = {level: (np.where(idle[:, None], 0.0, low), np.where(idle[:, None], 0.0, high)) for level, (low, high) in bounds.items()}
-    return Forecast(mean, bounds, _said(test.names, weights, idle), found, combined, test, weights)
+    return Forecast(mean, bounds, _said(test.names, weight, idle), found, combined, test, weight)
 
 
 def fallback(panel: Panel, levels: tuple[int, ...] = (80, 95)) -> Forecast:

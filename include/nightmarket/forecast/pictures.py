@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,25 +101,36 @@ def fan_chart(panel: Panel, made: Forecast, row: int, origins: int = 3) -> bytes
 def error_by_horizon(made: Forecast) -> bytes:
     """Mean absolute scaled error by periods ahead, of the combination and of the two candidates of most weight, over all backtests."""
     test = made.backtest
-    horizon = made.mean.shape[1]
-    steps = np.arange(1, horizon + 1)
-    figure, axes = _figure(7, 3.4)
-    axis = axes[0, 0]
     use = np.isfinite(test.actual[:-1]) & ~test.shut[:-1]
     order = np.argsort(-made.weights.mean(axis=0), kind="stable")[:2]
     lines = [(test.names[i].replace("_", " "), test.forecasts[i, :-1], _GREY if k else _ORANGE, 1.0) for k, i in enumerate(order)]
     lines.append(("combination", made.combined[:-1], _BLUE, 2.0))
-    top = 0.0
+    drawn = []
     for name, values, colour, width in lines:
         off = np.where(use & np.isfinite(values), np.abs(np.nan_to_num(test.actual[:-1]) - np.nan_to_num(values)) / test.scale[None, :, None], 0.0)
         count = (use & np.isfinite(values)).sum(axis=(0, 1))
-        by = np.where(count > 0, off.sum(axis=(0, 1)) / np.maximum(count, 1), np.nan)
-        axis.plot(steps, by, color=colour, linewidth=width, label=name, marker="o" if horizon <= 14 else None, markersize=3)
+        drawn.append((name, np.where(count > 0, off.sum(axis=(0, 1)) / np.maximum(count, 1), np.nan), colour, width))
+    return _by_horizon(drawn, f"Error by horizon, {made.mean.shape[0]} series, {len(test.origins) - 1} backtests")
+
+
+def errors_by_horizon(models: Mapping[str, np.ndarray], series: int) -> bytes:
+    """Mean absolute scaled error (H,) of each judged model by days ahead; the challenger is the thick one."""
+    colours = {"challenger": (_BLUE, 2.0), "champion": (_INK, 1.4), "seasonal_naive": (_ORANGE, 1.0)}
+    lines = [(name.replace("_", " "), values, *colours.get(name, (_GREY, 1.0))) for name, values in models.items()]
+    return _by_horizon(lines, f"Error by days ahead, {series} series")
+
+
+def _by_horizon(lines: Sequence[tuple[str, np.ndarray, str, float]], title: str) -> bytes:
+    figure, axes = _figure(7, 3.4)
+    axis = axes[0, 0]
+    top = 0.0
+    for name, by, colour, width in lines:
+        axis.plot(np.arange(1, len(by) + 1), by, color=colour, linewidth=width, label=name, marker="o" if len(by) <= 14 else None, markersize=3)
         top = max(top, float(np.nanmax(by)) if np.isfinite(by).any() else 0.0)
     axis.set_xlabel("periods ahead")
     axis.set_ylabel("error / seasonal difference")
     axis.set_ylim(0, 1.25 * top if top > 0 else 1)
-    axis.set_title(f"Error by horizon, {made.mean.shape[0]} series, {len(test.origins) - 1} backtests")
+    axis.set_title(title)
     axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
     return _png(figure)
 

@@ -511,4 +511,6 @@ _MAKER = {
     "gold.quality": "gate", "gold.daily_sales": "aggregate", "gold.features": "aggregate", "gold.evaluation": "evaluate",
     "gold.recommendations": "publish", "gold.drift": "drift", "gold.retraining": "plan_retraining",
     "silver.live_events": "stream", "gold.exposures": "experiment", "gold.experiments": "experiment",
+    "gold.sales_series": "series", "gold.forecast_evaluation": "judge_forecasts",
+    "gold.forecasts": "publish_forecasts", "gold.reorders": "publish_forecasts",
 }

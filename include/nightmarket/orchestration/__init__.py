@@ -13,7 +13,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, TriggerRule
 
-from nightmarket.contracts import FEATURES, Dataset
+from nightmarket.contracts import DAILY_SALES, FEATURES, Dataset
 from nightmarket.orchestration.alerts import TellFailure, deadline
 from nightmarket.orchestration.night import form, macros, rollback_form
 from nightmarket.orchestration.operator import JobOperator, NightReady
@@ -23,7 +23,7 @@ from nightmarket.shop import Settings, load_shop
 from nightmarket.steps import step
 
 __all__ = [
-    "FEATURES", "JobOperator", "NightReady", "NightTimetable", "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task",
+    "DAILY_SALES", "FEATURES", "JobOperator", "NightReady", "NightTimetable", "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task",
     "kinds", "mapped_job", "models", "outcome", "rollback_form", "shop",
 ]
 

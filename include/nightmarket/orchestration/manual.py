@@ -64,7 +64,7 @@ def _dag(dag: DAG) -> str:
         spec = step(task.task_id)
         once = ", once for each kind of model" if task.is_mapped else ""
         lines.append(
-            f"| `{task.task_id}` | {after} | {spec.summary[:-1]}{once}. | {_names(spec.reads)} "
+            f"| `{task.task_id}` | {after} | {spec.summary[:-1]}{once}. | {', '.join(a.name for a in task.inlets)} "
             f"| {_names(spec.writes)} | {task.pool} | {task.retries} | {spec.timeout_minutes} |"
         )
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any, cast
 
-from nightmarket.contracts import EVALUATION, Dataset
+from nightmarket.contracts import EVALUATION, FORECAST_EVALUATION, Dataset
 
 if TYPE_CHECKING:
     from nightmarket.shop import Blessing, Shop
@@ -45,6 +45,8 @@ class Kind:
     train: str
     evaluate: str
     publish: str
+    prepare: tuple[str, ...] = ()
+    """Steps of the night that training and publication need first, beside those of ingestion."""
 
     def name(self, shop: Shop) -> str:
         """Name of the registered model."""
@@ -67,7 +69,13 @@ RECOMMENDER = Kind(
     train="train", evaluate="evaluate", publish="publish",
 )
 
-KINDS: tuple[Kind, ...] = (RECOMMENDER,)
+FORECASTER = Kind(
+    "forecaster", "Sales forecasts", "forecast", "forecast.blessing", FORECAST_EVALUATION,
+    package="nightmarket.forecast.package:package", card="nightmarket.forecast.card:card",
+    train="fit_forecasts", evaluate="judge_forecasts", publish="publish_forecasts", prepare=("series",),
+)
+
+KINDS: tuple[Kind, ...] = (RECOMMENDER, FORECASTER)
 
 
 def kind(id_: str) -> Kind:
