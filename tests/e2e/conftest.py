@@ -43,11 +43,15 @@ class Embedded:
 
     def training(self, run_date: date, since: str, seconds: float = 900) -> tuple[str, str]:
         """The training that a night's histories started after `since`: its run id and state."""
+        return self.started(TRAINING, run_date, since, seconds)
+
+    def started(self, dag: str, run_date: date, since: str, seconds: float = 900) -> tuple[str, str]:
+        """The run of `dag` that a night's data started after `since`: its id and state."""
         deadline = time.monotonic() + 120
-        while (run_id := self.client.newest_run(TRAINING, run_date.isoformat(), since)) is None:
-            assert time.monotonic() < deadline, f"no training of {run_date} was started"
+        while (run_id := self.client.newest_run(dag, run_date.isoformat(), since)) is None:
+            assert time.monotonic() < deadline, f"no run of {dag} for {run_date} was started"
             time.sleep(1)
-        return run_id, self.ends(TRAINING, run_id, seconds)
+        return run_id, self.ends(dag, run_id, seconds)
 
     def ends(self, dag: str, run_id: str, seconds: float) -> str:
         deadline = time.monotonic() + seconds

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from nightmarket.contracts import BRONZE, EVENTS, FEATURES, QUALITY, RECOMMENDATIONS, SILVER
+from nightmarket.contracts import BRONZE, EVENTS, FEATURES, FORECASTS, QUALITY, RECOMMENDATIONS, SILVER
 from nightmarket.embedded import summary
 from nightmarket.embedded.airflow import USER, password
-from nightmarket.embedded.night import INGESTION, TRAINING
+from nightmarket.embedded.night import FORECASTING, INGESTION, TRAINING
 from nightmarket.lake import Lake
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings
@@ -38,6 +38,7 @@ class Told:
         self.ingestion, self.ingestion_state = embedded.night(self.date, self.first)
         assert self.ingestion_state == "success", embedded.why(INGESTION, self.ingestion)
         self.training, self.training_state = embedded.training(self.date, since)
+        self.forecasting, self.forecasting_state = embedded.started(FORECASTING, self.date, since)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,10 @@ def lake(embedded_night: Embedded) -> Lake:
     return Lake(embedded_night.settings.places.lake)
 
 
-def test_both_runs_of_the_night_succeed(embedded_night: Embedded, night: Told) -> None:
+def test_all_runs_of_the_night_succeed(embedded_night: Embedded, night: Told) -> None:
     assert set(embedded_night.states(INGESTION, night.ingestion).values()) == {"success"}
     assert night.training_state == "success", embedded_night.why(TRAINING, night.training)
+    assert night.forecasting_state == "success", embedded_night.why(FORECASTING, night.forecasting)
 
 
 def test_every_dataset_of_the_night_is_published_by_that_run(night: Told, lake: Lake) -> None:
@@ -88,6 +90,14 @@ def test_the_owner_of_the_recommendations_got_a_letter(embedded_night: Embedded,
     assert len(mine) == 1
     text = mine[0].get_body(("plain",)).get_content()
     assert "popularity" in text and "1. " in text  # quality beside the baselines, and everyone's list
+
+
+def test_forecasts_are_published_and_their_owner_got_a_letter(embedded_night: Embedded, night: Told, lake: Lake) -> None:
+    made = lake.manifest(FORECASTS, night.date)
+    assert made is not None and made.run_id == night.forecasting and made.rows_out > 0
+    to = embedded_night.settings.owner_of("forecasts").mail[0]
+    mine = [m for m in _mails(embedded_night.settings) if to in str(m["To"]) and f"Sales forecasts of {night.date}" in str(m["Subject"])]
+    assert len(mine) == 1
 
 
 def test_a_late_run_is_told_once(embedded_night: Embedded, night: Told) -> None:

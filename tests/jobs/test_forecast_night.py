@@ -367,3 +367,21 @@ def test_the_letter_says_the_same_in_every_language() -> None:
     assert set(_TEXTS["en"]) == set(_TEXTS["zh"])
     for key, text in _TEXTS["en"].items():
         assert set(re.findall(r"{(\w+)", text)) == set(re.findall(r"{(\w+)", _TEXTS["zh"][key])), key
+
+
+def test_the_letter_names_the_surprises_of_the_week(chain: Settings) -> None:
+    from nightmarket.forecast.announcement import announcement
+
+    lake, before = Lake(chain.places.lake), night_of(-7)
+    rows = [{"level": level, "series_id": key, "forecast_date": before + timedelta(days=n), "mean": Decimal(1), "probabilities": [0.1, 0.9],
+             "quantiles": [0.0, 2.0], "model": "m", "model_name": "forecaster", "model_version": "1"}
+            for level, key in (("total", "*"), ("item", "i0")) for n in range(1, 8)]
+    import pyarrow as pa
+
+    put(chain, FORECASTS, pa.Table.from_pylist(rows, FORECASTS.arrow_schema()), before)
+    try:
+        told = announcement(chain, lake, night_of(0))
+    finally:
+        lake.drop(FORECASTS, before)
+    section = next(s for s in told.sections if s.title.startswith("Surprises"))
+    assert section.words == (f"Beside the forecast published on {before}.",) and section.picture is not None and section.picture.png[:4] == b"\x89PNG"

@@ -6,6 +6,7 @@ al. 2020 on M4). Errors are scaled by the series' mean absolute seasonal differe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,6 +125,27 @@ def _pooled(f: np.ndarray, actual: np.ndarray, use: np.ndarray, root: np.ndarray
         w = np.maximum(w, 1e-6)
         w /= w.sum()
     return found
+
+
+def others(at: np.ndarray, origin: int, horizon: int) -> np.ndarray:
+    """(o,) bool: backtest origins `at` that share no day with one of them; of those that do, the two farthest where fewer remain."""
+    apart = np.abs(at - at[origin])
+    far = apart >= horizon
+    if far.sum() < 2:
+        far = np.zeros(len(at), bool)
+        far[np.argsort(-apart, kind="stable")[: min(2, len(at) - 1)]] = True
+    return far
+
+
+def held_out(test: Backtest, rare: np.ndarray) -> np.ndarray:
+    """(o, n, H) combinations at past origins by weights that were learnt without that origin; NaN at the last one."""
+    _, o, n, horizon = test.forecasts.shape
+    out = np.full((o, n, horizon), np.nan)
+    for j in range(o - 1):
+        kept = np.r_[np.flatnonzero(others(test.origins[:-1], j, horizon)), o - 1]
+        view = replace(test, origins=test.origins[kept], forecasts=test.forecasts[:, kept], actual=test.actual[kept], shut=test.shut[kept])
+        out[j] = combine(replace(test, forecasts=test.forecasts[:, [j]]), weights(view, rare))[0]
+    return out
 
 
 def combine(test: Backtest, weight: np.ndarray) -> np.ndarray:

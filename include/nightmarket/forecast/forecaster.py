@@ -19,6 +19,8 @@ from nightmarket.forecast.diagnosis import Diagnosis, diagnose
 from nightmarket.forecast.series import SEASON, YEAR, Panel
 
 log = logs.logger("forecast")
+_FEW = 60_000
+"""Backtest residuals below which weights are learnt again without each origin, for honest intervals."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,27 @@ def forecast(panel: Panel, levels: tuple[int, ...] = (80, 95), budget: str = "ba
     with logs.stage(log, "backtest", series=panel.size) as told:
         test = backtest(panel, shut, found, plan, seed)
         told["origins"], told["candidates"] = len(test.origins) - 1, ",".join(test.names)
-    weight = combining.weights(test, found.rare) if weights is None else weights.table(panel.ids, test.names)
-    return combination(panel, found, test, weight, levels)
+    if weights is not None:
+        return combination(panel, found, test, weights.table(panel.ids, test.names), levels)
+    # few residuals: weights that have seen them make them look smaller than they are
+    few = len(test.origins) > 2 and np.prod(test.actual.shape) <= _FEW
+    return combination(panel, found, test, combining.weights(test, found.rare), levels, combining.held_out(test, found.rare) if few else None)
 
 
-def combination(panel: Panel, found: Diagnosis, test: Backtest, weight: np.ndarray, levels: tuple[int, ...]) -> Forecast:
-    """The forecast that (n, candidates) `weight` makes of a backtest, with its intervals."""
-    combined = combining.combine(test, weight)  # (o, n, H)
+def combination(panel: Panel, found: Diagnosis, test: Backtest, weight: np.ndarray, levels: tuple[int, ...], unseen: np.ndarray | None = None) -> Forecast:
+    """The forecast that (n, candidates) `weight` makes of a backtest, with its intervals; those from the errors of `unseen` (o, n, H)
+    combinations at past origins, where they are given."""
     nonnegative = np.nanmin(panel.y, axis=1, initial=np.inf) >= 0
-    combined = np.where(test.shut, 0.0, combined)
-    combined = np.where(nonnegative[None, :, None], np.maximum(combined, 0.0), combined)
+
+    def bounded(values: np.ndarray) -> np.ndarray:
+        held = np.where(test.shut, 0.0, values)
+        return np.where(nonnegative[None, :, None], np.maximum(held, 0.0), held)
+
+    combined = bounded(combining.combine(test, weight))  # (o, n, H)
     idle = ~np.any(np.nan_to_num(panel.y) != 0, axis=1)  # never sold anything: nothing to forecast from
     combined[-1, idle] = 0.0
-    mean, bounds = combined[-1], intervals.conformal(test, combined, levels, nonnegative)
+    judged = combined if unseen is None else np.concatenate([bounded(unseen)[:-1], combined[-1:]])
+    mean, bounds = combined[-1], intervals.conformal(test, judged, levels, nonnegative)
     bounds = {level: (np.where(idle[:, None], 0.0, low), np.where(idle[:, None], 0.0, high)) for level, (low, high) in bounds.items()}
     return Forecast(mean, bounds, _said(test.names, weight, idle), found, combined, test, weight)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightmarket.forecast.combining import others
+
 if TYPE_CHECKING:
     from nightmarket.forecast.forecaster import Backtest
 
@@ -41,7 +43,7 @@ def conformal(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], non
     for level in levels:
         shares = ((100 - level) / 200, (100 + level) / 200)
         below, above = _ends(residual / (own[None, :, None] * size[:-1]), use, shares)
-        factor = _factor(residual, size[:-1], use, test.scale, level, shares)
+        factor = _factor(residual, size[:-1], use, test.scale, level, shares, test.origins[:-1])
         wide = own[:, None] * size[-1] * factor
         out[level] = _closed(ahead + np.minimum(below, 0.0)[:, None] * wide, ahead + np.maximum(above, 0.0)[:, None] * wide, shut, nonnegative)
     return nested(out)
@@ -83,14 +85,18 @@ def _ends(normal: np.ndarray, use: np.ndarray, shares: tuple[float, float]) -> l
     return out
 
 
-def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, level: int, shares: tuple[float, float]) -> float:
-    """By how much intervals made without an origin must be wider to cover that origin as often as they claim, over all origins."""
-    origins = len(residual)
+def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, level: int, shares: tuple[float, float],
+            at: np.ndarray) -> float:
+    """By how much intervals made without an origin must be wider to cover that origin as often as they claim, over all origins `at`.
+
+    Origins nearer than a horizon share days with it and are left out as well, as far as two others remain.
+    """
+    origins, horizon = residual.shape[0], residual.shape[2]
     if origins < 2:
         return 1.25  # residuals of one origin alone
     scores = []
     for j in range(origins):
-        other = np.arange(origins) != j
+        other = others(at, j, horizon)
         own = _spread(residual[other], use[other], scale)
         if not use[other].any():
             continue
