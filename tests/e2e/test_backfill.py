@@ -13,7 +13,7 @@ import pytest
 from nightmarket.contracts import BRONZE, DAILY_SALES, EVENTS, FEATURES, QUALITY, RAW_EVENTS, SILVER
 from nightmarket.embedded import services
 from nightmarket.embedded.airflow import Client, password, state
-from nightmarket.embedded.night import INGESTION, TRAINING
+from nightmarket.embedded.night import INGESTION, STARTED
 from nightmarket.lake import Lake, days
 from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
 
@@ -38,7 +38,8 @@ class Week:
         assert told is not None
         base = next(str(s["url"]) for s in told["services"] if s["name"] == "api-server")
         self.client = Client(base, password(self.settings))
-        self.client.patch(f"/dags/{TRAINING}", {"is_paused": True})
+        for dag in STARTED:
+            self.client.patch(f"/dags/{dag}", {"is_paused": True})
 
     def call(self, *words: str, seconds: float = 1800) -> str:
         done = subprocess.run([sys.executable, "-m", "nightmarket.embedded", *words], cwd=PROJECT, env=self.environment,
