@@ -1,6 +1,6 @@
 """Learn the night's screener from gold.screening_features.
 
-Two of one recipe: `judged` from what was known before the holdout (the last `screening.holdout_days` days), which `jobs.judge_screener`
+Two of one recipe: `judged` from what was known before the holdout (the last `screening.holdout_days` days, more where verdicts are few), which `jobs.judge_screener`
 judges, and `served` from all that is known by the night, which answers once the model gate lets it. So verdicts of the last weeks change the
 next night's decisions, and no model is judged on rows that it has learned. Kinds without enough verdicts are judged by
 strangeness. With the same inputs, settings, code and seed as the candidate that is there nothing is done (unless --force).
@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,7 @@ def options_of(night: Night) -> Options:
 
 def _train(night: Night, asked: str, folder: Path) -> None:
     from nightmarket.registry import candidate as candidates
+    from nightmarket.screen.judging import cut_of
     from nightmarket.screen.screener import Described, Screener
 
     started = time.monotonic()
@@ -69,7 +70,7 @@ def _train(night: Night, asked: str, folder: Path) -> None:
     partition = night.lake.at(SCREENING_FEATURES, night.run_date)
     given = Described.of(partition.arrow(), partition.manifest.notes)
     end = datetime.fromisoformat(partition.manifest.notes["end"])
-    cut = end - timedelta(days=rules.holdout_days)
+    cut = cut_of(given, end, rules.holdout_days)
     options = options_of(night)
     judged, served = (Screener.learn(given, moment, options, rules.languages) for moment in (cut, end))
     if not judged.parts:

@@ -111,7 +111,7 @@ def in_company(rows: Rows, recipe: Recipe, alone: np.ndarray) -> np.ndarray:
 
 def fit(names: Sequence[str], X: np.ndarray, past: np.ndarray, seed: int) -> Strangeness:
     """Learns what is usual from the rows `past`."""
-    chosen = np.flatnonzero([_side(n) is not None for n in names]).astype(int)
+    chosen = np.flatnonzero([side(n) is not None for n in names]).astype(int)
     take = past if len(past) <= _SAMPLE else np.sort(np.random.default_rng(seed).choice(past, _SAMPLE, replace=False))
     A = X[np.ix_(take, chosen)].astype(np.float64)
     step = 1 / max(len(take), 20)
@@ -119,7 +119,7 @@ def fit(names: Sequence[str], X: np.ndarray, past: np.ndarray, seed: int) -> Str
     levels = np.unique(np.concatenate([[0.0], fine, np.linspace(0.1, 0.9, 9), 1 - fine, [1.0]]))
     ladder, weights = np.zeros((len(levels), len(chosen))), np.zeros(len(chosen))
     logs, scales = np.zeros(len(chosen), bool), np.ones((len(chosen), 3))
-    sides = np.array([_side(names[f]) or 0 for f in chosen])
+    sides = np.array([side(names[f]) or 0 for f in chosen])
     for k in range(len(chosen)):
         known = A[np.isfinite(A[:, k]), k]
         if len(known) >= 2 and known.min() < known.max():
@@ -171,7 +171,7 @@ def _habit(names: Sequence[str], f: int, X: np.ndarray, take: np.ndarray) -> flo
     return float(np.clip(1.5 * np.corrcoef(one, usual)[0, 1], 0.2, 1.0))
 
 
-def _side(name: str) -> int | None:
+def side(name: str) -> int | None:
     """On which side a feature is suspicious; None: on neither, it says where, when or how long known."""
     kind = features.kind(name)
     if kind in ("rows", "ratio", "distance", "of_largest", "different", "new", "copies", "repeats", "links", "category"):

@@ -30,7 +30,7 @@ class Costs:
             raise ValueError(f"a capacity of {self.capacity} rows a day; write 0 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Thresholds:
     """From `review` on a row is looked at, from `block` on it is blocked; above 1 is never."""
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from nightmarket.contracts import SCREENING_EVALUATION
 from nightmarket.evaluate.bootstrap import Interval, draws, quantiles
-from nightmarket.screen import learners, screening
+from nightmarket.screen import anomaly, learners, screening
 from nightmarket.screen.decisions import Costs
 from nightmarket.screen.screener import Described, Part, Screener
 from nightmarket.screen.screening import Options
@@ -38,6 +38,23 @@ METRICS = ("average_precision", "precision_at_capacity", "recall_at_capacity")
 LEAST = 3
 """Known rows of either class from which on a kind is judged by its verdicts."""
 _PLANTED = 200
+
+
+def cut_of(given: Mapping[str, Described], end: datetime, days: int) -> datetime:
+    """Where the holdout begins: `days` before the night's end, or earlier (up to half of the history) where only that leaves verdicts of both
+    classes on either side. Verdicts come late, so the newest days have few."""
+    until = round(end.timestamp() * 1_000_000)
+    oldest = min((int(d.times.min()) for d in given.values() if len(d)), default=until)
+    for more in (1.0, 1.5, 2.0, 3.0, 4.0):
+        back = int(days * more * DAY)
+        if more > 1 and back > (until - oldest) / 2:
+            break
+        for rows in given.values():
+            later = rows.times >= until - back
+            before = rows.before(until - back).label
+            if min((rows.label[later] == c).sum() for c in (0, 1)) >= LEAST and min((before == c).sum() for c in (0, 1)) >= screening.LEAST:
+                return end - timedelta(days=days * more)
+    return end - timedelta(days=days)
 
 
 @dataclass(frozen=True)
@@ -81,9 +98,7 @@ def _plant(rows: Described, begin: int, until: int, seed: int) -> Trial | None:
         return None
     rng = np.random.default_rng(seed)
     chosen = rng.choice(later, min(_PLANTED, max(len(later) // 10, 5)), replace=False)
-    from nightmarket.screen.anomaly import _side
-
-    suspicious = np.flatnonzero([_side(n) == 1 for n in rows.names])
+    suspicious = np.flatnonzero([anomaly.side(n) == 1 for n in rows.names])
     values = rows.values.copy()
     with np.errstate(all="ignore"):
         known = np.where(np.isfinite(rows.values), rows.values, -np.inf).max(0) if len(rows) else np.zeros(0)
@@ -91,8 +106,6 @@ def _plant(rows: Described, begin: int, until: int, seed: int) -> Trial | None:
         pushed = suspicious[rng.random(len(suspicious)) < 1 / 3]
         values[i, pushed] = np.where(np.isfinite(known[pushed]), known[pushed] * rng.uniform(1.0, 3.0, len(pushed)), values[i, pushed])
     label = np.isin(later, chosen).astype(np.float64)
-    from dataclasses import replace
-
     return Trial(replace(rows, values=values), later, label, len(chosen), planted=True)
 
 
@@ -171,8 +184,6 @@ def judge(found: list[Trial], screeners: Mapping[str, tuple[str | None, Screener
 def _asked(part: Part | None, trial: Trial, options: Options) -> np.ndarray | None:
     if part is None:
         return None
-    from dataclasses import replace
-
     # only what was known at each row's moment describes it, but a label of the holdout is no label to the one who is judged
     blind = replace(trial.given, label=np.where(np.isin(np.arange(len(trial.given)), trial.index), np.nan, trial.given.label))
     return part.ask(blind, trial.index, replace(options, reasons_for=1)).score
@@ -184,8 +195,6 @@ def _baselines(trial: Trial, moment: int, options: Options) -> dict[str, np.ndar
     past = trial.given.before(moment)
     nothing = np.full(len(past), np.nan)
     if len(past):
-        from dataclasses import replace
-
         alone = Part.learn(replace(past, label=nothing), moment, options)
         made["strangeness"] = alone.ask(trial.given, trial.index, replace(options, reasons_for=1)).score
     if trial.planted:

@@ -16,11 +16,26 @@ _STYLE = {
 }
 
 
+_NIGHT = {
+    "amount": "an amount of {v:,.2f}", "lines": "{v:.0f} lines", "abroad": "sent to another country than the account's", "ip_abroad": "ordered from another country than it is sent to",
+    "rating": "{v:.0f} stars", "deviation": "{v:+.1f} stars beside the product's earlier reviews", "bought": "{v:.0f} purchases behind the review",
+    "copies": "{v:.0f} near-copies of its text before it", "other_language": "{v:.0%} of the product's earlier reviews are in another language",
+    "lines.1d": "{v:.0f} sales on the day", "lines.7d": "{v:.0f} sales in 7 days", "burst": "sales at {v:.1f} times their usual pace", "buyers.7d": "{v:.0f} buyers in 7 days",
+    "lines_a_buyer": "{v:.1f} sales a buyer", "first_time": "{v:.0%} of its buyers bought here for the first time", "fresh_accounts": "{v:.0%} of its buyers have new accounts",
+    "linked_buyers": "{v:.0%} of its buyers share devices with others", "praise.30d": "{v:.0f} reviews of five stars in 30 days",
+    "praise_unbought.30d": "{v:.0f} reviews of five stars without a purchase in 30 days", "returns.30d": "{v:.0f} returns in 30 days",
+    "concert": "sales, praise and returns in concert",
+}
+"""Features of a night's rows; see `nightmarket.screen.night`."""
+
+
 def told(name: str, value: float, words: dict[str, list[str]] | None = None) -> str:
     """One feature's value in words. `words`: what the ranks of each category stand for."""
     parts = name.split(".")
     if not np.isfinite(value):
         return f"{name} is unknown"
+    if name in _NIGHT:
+        return _NIGHT[name].format(v=value)
     if name == "hour":
         return f"at {int(value):02d}:{int(value % 1 * 60):02d} UTC"
     if name == "weekday":

@@ -233,7 +233,11 @@ def decide(part: Part, given: Described, asked: np.ndarray, end: int, costs: Cos
     last = value[np.searchsorted(both, recent)]
     span = min(float(end - given.times.min(initial=end)) / DAY, RECENT_DAYS)
     days = max(span, 1.0)
-    thresholds = decisions.by_cost(costs, last, np.ones(len(last)), days) if part.supervised else decisions.by_share(costs, last, days)
+    if part.supervised:
+        thresholds = decisions.by_cost(costs, last, np.ones(len(last)), days)
+    else:
+        # the strangest hundredth, however many more the analysts could look at
+        thresholds = max(decisions.by_share(c, last, days) for c in (costs, replace(costs, capacity=None)))
     at = np.searchsorted(both, asked)
     lifted = found.lifted[at]
     decision = thresholds.decide(value[at])
