@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from nightmarket.contracts import BRONZE, EVENTS, FEATURES, FORECASTS, QUALITY, RECOMMENDATIONS, SILVER
+from nightmarket.contracts import BRONZE, EVENTS, FEATURES, FORECASTS, QUALITY, RECOMMENDATIONS, SCREENING_DECISIONS, SILVER
 from nightmarket.embedded import summary
 from nightmarket.embedded.airflow import USER, password
-from nightmarket.embedded.night import FORECASTING, INGESTION, TRAINING
+from nightmarket.embedded.night import FORECASTING, INGESTION, SCREENING, TRAINING
 from nightmarket.lake import Lake
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings
@@ -39,6 +39,7 @@ class Told:
         assert self.ingestion_state == "success", embedded.why(INGESTION, self.ingestion)
         self.training, self.training_state = embedded.training(self.date, since)
         self.forecasting, self.forecasting_state = embedded.started(FORECASTING, self.date, since)
+        self.screening, self.screening_state = embedded.started(SCREENING, self.date, since)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_all_runs_of_the_night_succeed(embedded_night: Embedded, night: Told) ->
     assert set(embedded_night.states(INGESTION, night.ingestion).values()) == {"success"}
     assert night.training_state == "success", embedded_night.why(TRAINING, night.training)
     assert night.forecasting_state == "success", embedded_night.why(FORECASTING, night.forecasting)
+    assert night.screening_state == "success", embedded_night.why(SCREENING, night.screening)
 
 
 def test_every_dataset_of_the_night_is_published_by_that_run(night: Told, lake: Lake) -> None:
@@ -98,6 +100,13 @@ def test_forecasts_are_published_and_their_owner_got_a_letter(embedded_night: Em
     to = embedded_night.settings.owner_of("forecasts").mail[0]
     mine = [m for m in _mails(embedded_night.settings) if to in str(m["To"]) and f"Sales forecasts of {night.date}" in str(m["Subject"])]
     assert len(mine) == 1
+
+
+def test_the_night_was_screened_and_the_risk_owner_got_a_letter(embedded_night: Embedded, night: Told, lake: Lake) -> None:
+    made = lake.manifest(SCREENING_DECISIONS, night.date)
+    assert made is not None and made.run_id == night.screening and made.rows_out > 0
+    to = embedded_night.settings.owner_of("risk").mail[0]
+    assert [m for m in _mails(embedded_night.settings) if to in str(m["To"]) and str(night.date) in str(m["Subject"])]
 
 
 def test_a_late_run_is_told_once(embedded_night: Embedded, night: Told) -> None:
