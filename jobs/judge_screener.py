@@ -84,7 +84,7 @@ def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read
     if not found:
         raise Refused(f"gold.screening_features of {night.run_date}: neither verdicts nor 20 rows of a kind from {cut:%Y-%m-%d} on, so no screener can be "
                       f"judged; wait for more nights, or raise screening.holdout_days")
-    models = {CHALLENGER: (None, Screener.load(folder / "model" / "judged"))}
+    models: dict[str, tuple[str | None, Screener]] = {CHALLENGER: (None, Screener.load(folder / "model" / "judged"))}
     if champion is not None:
         models[CHAMPION] = (champion.version, Screener.load(champion.folder / "judged"))
     verdicts = judge(found, models, cut, options, shop.screening.bootstrap)

@@ -65,8 +65,9 @@ def _describe(night: Night, read: dict[Dataset, list[Partition]], inputs: list[I
     started = time.monotonic()
     rules = night.settings.shop.screening
     spark = session(night.settings, "screen_features")
-    tables = Tables(*[read_spark(spark, read[d], d) for d in (ORDERS, USERS, REVIEWS, EVENTS, SCREENING_FEEDBACK)], night.run_date,
-                    night.settings.zone, rules.history_days, rules.label_delay_days, rules.good_after_days)
+    orders, users, reviews, events, told_by = (read_spark(spark, read[d], d) for d in (ORDERS, USERS, REVIEWS, EVENTS, SCREENING_FEEDBACK))
+    tables = Tables(orders, users, reviews, events, told_by, night.run_date, night.settings.zone, rules.history_days, rules.label_delay_days,
+                    rules.good_after_days)
     parts: list[DataFrame] = []
     told: dict[str, Any] = {}
     with night.lake.writer(SCREENING_FEATURES, [night.run_date]) as writer, logs.stage(log, "described", run_date=night.run_date) as said:

@@ -72,18 +72,18 @@ def _table(kind: str, rows: Described, found: Decided, entries: Mapping[tuple[st
     reasons = [list(r) for r in found.answer.reasons]
     rule = np.full(len(index), "cost", object)
     verdict = rows.label[index]
-    for k in np.flatnonzero(~np.isnan(verdict)):
+    for k in np.flatnonzero(~np.isnan(verdict)).tolist():
         decision[k], rule[k] = decisions.BLOCK if verdict[k] == 1 else decisions.ALLOW, "verdict"
         told = datetime.fromtimestamp(rows.known_at[index[k]] / 1e6, timezone.utc)
         reasons[k].insert(0, f"known to be {'bad' if verdict[k] == 1 else 'good'} since {told:%Y-%m-%d}")
     for name, values in rows.entities.items():
-        for k, i in enumerate(index):
+        for k, i in enumerate(index.tolist()):
             entry = entries.get((LISTED[name], str(values[i]))) if name in LISTED and values[i] is not None else None
             if entry is not None and rule[k] != "verdict":
                 decision[k], rule[k] = decisions.BLOCK, "blocklist"
                 reasons[k].insert(0, f"its {name} is on the blocklist since {entry.action.at:%Y-%m-%d}, by {entry.action.decided_by}: {entry.action.evidence}")
     if kind == "account":
-        for k, i in enumerate(index):
+        for k, i in enumerate(index.tolist()):
             entry = entries.get(("customer", str(rows.ids[i])))
             if entry is not None and rule[k] != "verdict":
                 decision[k], rule[k] = decisions.BLOCK, "blocklist"

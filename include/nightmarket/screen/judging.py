@@ -199,9 +199,9 @@ def _baselines(trial: Trial, moment: int, options: Options) -> dict[str, np.ndar
         made["strangeness"] = alone.ask(trial.given, trial.index, replace(options, reasons_for=1)).score
     if trial.planted:
         return made
-    risks = [i for i, n in enumerate(trial.given.names) if n.endswith(".risk.28d")]
-    if risks:
-        made["known_bad"] = np.nan_to_num(trial.given.values[np.ix_(trial.index, risks)]).max(1)
+    risks = np.flatnonzero([n.endswith(".risk.28d") for n in trial.given.names])
+    if len(risks):
+        made["known_bad"] = np.nan_to_num(trial.given.values[trial.index][:, risks]).max(1)
     known = np.flatnonzero(~np.isnan(past.label))
     if min((past.label[known] == 1).sum(), (past.label[known] == 0).sum()) >= screening.LEAST:
         model = learners.fit_linear(past.values[known], past.label[known], np.ones(len(known)))

@@ -47,7 +47,7 @@ def _both(one: str, *others: str) -> tuple[tuple[str, str], ...]:
 
 
 SUBJECTS = (
-    Subject(ORDER, ("shopper", "card", "device", "ip", "address"), ("amount", "lines", "abroad", "ip_abroad"), ("amount",), ("payment", "country"),
+    Subject(ORDER, ("shopper", "card", "device", "ip", "address"), ("amount", "lines", "abroad"), ("amount",), ("payment", "country"),
             ("signed_up",), _both("shopper", "card", "device", "ip", "address"), linked=True),
     Subject(ACCOUNT, ("device", "phone", "mail", "address", "country"), categories=("referrer",), linked=False),
     Subject(REVIEW, ("shopper", "product"), ("rating", "deviation", "bought", "copies", "other_language"), (), ("language",), ("ordered", "signed_up"),
@@ -160,12 +160,11 @@ def _orders(tables: Tables, accounts: DataFrame) -> DataFrame:
         said_at = F.when(F.col("is_fraud").isNotNull(), said_at).otherwise(_at("order_ts") + patience)
         said_bad = F.coalesce(said_bad, F.lit(False))
     abroad = (F.col("country") != F.col("__home")).cast("double")
-    located = F.col("ip_country") if "ip_country" in rows.columns else F.lit(None).cast("string")
     made = rows.join(who, "user_id", "left").select(
         F.col("order_id").alias("id"), _at("order_ts").alias("at"), F.col("amount").cast("double").alias("stake"),
         F.col("user_id").alias("shopper"), F.col("card_id").alias("card"), F.col("device_id").alias("device"), F.col("ip_address").alias("ip"),
         F.col("shipping_address").alias("address"), F.col("amount").cast("double").alias("amount"), F.col("line_count").cast("double").alias("lines"),
-        abroad.alias("abroad"), (F.upper(located) != F.upper("country")).cast("double").alias("ip_abroad"),
+        abroad.alias("abroad"),
         F.col("payment_method").alias("payment"), "country", F.when(since >= 0, since).alias("signed_up"), F.lit(None).cast("string").alias("text"),
         said_bad.alias("said_bad"), said_at.alias("said_at"), "first_night",
     )

@@ -17,7 +17,7 @@ _STYLE = {
 
 
 _NIGHT = {
-    "amount": "an amount of {v:,.2f}", "lines": "{v:.0f} lines", "abroad": "sent to another country than the account's", "ip_abroad": "ordered from another country than it is sent to",
+    "amount": "an amount of {v:,.2f}", "lines": "{v:.0f} lines", "abroad": "sent to another country than the account's",
     "rating": "{v:.0f} stars", "deviation": "{v:+.1f} stars beside the product's earlier reviews", "bought": "{v:.0f} purchases behind the review",
     "copies": "{v:.0f} near-copies of its text before it", "other_language": "{v:.0%} of the product's earlier reviews are in another language",
     "lines.1d": "{v:.0f} sales on the day", "lines.7d": "{v:.0f} sales in 7 days", "burst": "sales at {v:.1f} times their usual pace", "buyers.7d": "{v:.0f} buyers in 7 days",

@@ -99,8 +99,8 @@ def _learned(folder: Path, kept: Mapping[str, np.ndarray], name: str, how: Mappi
     vocabularies = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     vectors = Vectors(_vectors(vocabularies["by_words"], kept[f"{name}/by_words"], ngram_range=(1, 2), token_pattern=_PIECE),
                       _vectors(vocabularies["by_characters"], kept[f"{name}/by_characters"], analyzer="char", ngram_range=(3, 5)))
-    return Reader(vectors, *[_regression(kept, f"{name}/{part}") for part in ("words", "characters")], _bayes(kept[f"{name}/counts"]),
-                  _regression(kept, f"{name}/ratios"), kept[f"{name}/ratio"], kept[f"{name}/spread"])
+    words, characters, ratios = (_regression(kept, f"{name}/{part}") for part in ("words", "characters", "ratios"))
+    return Reader(vectors, words, characters, _bayes(kept[f"{name}/counts"]), ratios, kept[f"{name}/ratio"], kept[f"{name}/spread"])
 
 
 def _vectors(words: list[str], idf: np.ndarray, **options: Any) -> Any:

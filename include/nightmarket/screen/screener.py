@@ -73,10 +73,10 @@ class Described:
         keep = self.times < moment
         known = self.label[keep].copy()
         known[self.known_at[keep] >= moment] = np.nan
-        index = np.flatnonzero(keep)
+        index = np.flatnonzero(keep).tolist()
         picked: dict[str, Any] = {n: getattr(self, n)[keep] for n in ("ids", "values", "times", "first_night", "stake", "known_at")}
-        return replace(self, label=known, texts=[self.texts[i] for i in index], **picked,
-                       **{n: {k: [v[i] for i in index] for k, v in getattr(self, n).items()} for n in ("entities", "categories")})
+        picked |= {n: {k: [v[i] for i in index] for k, v in getattr(self, n).items()} for n in ("entities", "categories")}
+        return replace(self, label=known, texts=[self.texts[i] for i in index], **picked)
 
 
 def _micros(column: pa.ChunkedArray) -> np.ndarray:

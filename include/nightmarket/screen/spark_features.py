@@ -111,7 +111,7 @@ def _describing(recipe: Recipe):  # type: ignore[no-untyped-def]
         made = []
         for which, part in given.sort_values(["which", "at", "row_id"]).groupby("which", sort=True):
             entities = {e: pd.factorize(part[e])[0].astype(np.int64) for e in recipe.entities}
-            categories = {c: (pd.factorize(part[c])[0].astype(np.int64), []) for c in recipe.categories}
+            categories: dict[str, tuple[np.ndarray, list[str]]] = {c: (pd.factorize(part[c])[0].astype(np.int64), []) for c in recipe.categories}
             rows = Rows.bare(part["at"].to_numpy(np.int64), entities, part["label"].to_numpy(np.float64), part["known_at"].to_numpy(np.int64),
                              {n: part[n].to_numpy(np.float64) for n in recipe.leading}, categories)
             values = _of_entity(rows, recipe, recipe.entities[int(which)], part["share"].to_numpy(np.float64)).array()
