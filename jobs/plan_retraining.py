@@ -110,9 +110,11 @@ def _inputs(night: Night, open_orders: dict[str, Filed | None]) -> list[Input]:
 
 
 def trained_on(night: Night, kind: Kind) -> list[Input]:
-    """The night's partitions that the kind's training is made from: what its first step reads, for that is there before the plan."""
-    first = (*kind.prepare, kind.train)[0]
-    return [m.as_input() for d in step(first).reads if (m := night.lake.manifest(d, night.run_date)) is not None]
+    """The night's partitions that the kind's training is made from, and that are there before its own steps prepare anything."""
+    steps = [step(name) for name in (*kind.prepare, kind.train)]
+    made = {d.id for s in steps for d in s.writes}
+    reads = dict.fromkeys(d for s in steps for d in s.reads if d.id not in made)
+    return [m.as_input() for d in reads if (m := night.lake.manifest(d, night.run_date)) is not None]
 
 
 def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:

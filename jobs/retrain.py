@@ -2,7 +2,8 @@
 
 `retrain` and `fine_tune` run the kind's training (warm for the latter), evaluation, `register`, `bless`, and publication; `skip`
 only the publication, for shoppers' histories are fresh each night. Where a step fails, or refuses, the champion publishes all the
-same, and the first bad exit code is this command's. Run again it finds finished steps current.
+same, and the first bad exit code is this command's. Run again it finds finished steps current. A shop may have nothing that a kind
+beside the recommender learns from: where its training refuses and it never had a champion, nothing is wrong.
 
   python -m jobs.retrain --run-date 2026-02-01 --model recommender
 """
@@ -10,6 +11,7 @@ same, and the first bad exit code is this command's. Run again it finds finished
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ from nightmarket.command import REFUSED, USAGE, Night, Refused, UsageError
 from nightmarket.contracts import RETRAINING
 from nightmarket.lake import Manifest
 from nightmarket.registry import kinds
-from nightmarket.registry.kinds import KINDS, Kind
+from nightmarket.registry.kinds import KINDS, RECOMMENDER, Kind
 from nightmarket.shop import PROJECT, child_environment
 from nightmarket.steps import step
 
@@ -42,6 +44,10 @@ def run(night: Night) -> list[Manifest]:
     kind = kinds.kind(night.args.model)
     planned = next(r for r in night.lake.at(RETRAINING, night.run_date).arrow().to_pylist() if r["model"] == kind.id)
     log.info(logs.said("planned", model=kind.id, run_date=night.run_date, action=planned["action"], why=planned["why"]))
+    champion = json.loads(planned["evidence"]).get("champion")
+    if planned["action"] == "skip" and champion is None:
+        log.info(logs.said("nothing to publish", model=kind.id, run_date=night.run_date, why="no champion, and nothing is trained"))
+        return []
     trouble: tuple[str, int] | None = None
     for name, more in steps_of(kind, planned["action"]):
         if trouble is not None and name != kind.publish:
@@ -49,6 +55,9 @@ def run(night: Night) -> list[Manifest]:
         code = _step(night, name, more)
         if code and trouble is None:
             trouble = (name, code)
+        if code == REFUSED and name in (*kind.prepare, kind.train) and champion is None and kind != RECOMMENDER:
+            log.warning(logs.said("not for this shop yet", model=kind.id, run_date=night.run_date, step=name))
+            return []
         if name == "register" and code == 0 and not night.dry_run:
             _lineage(night, kind)
     if trouble is not None:

@@ -14,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from nightmarket.contracts import BRONZE, EVENTS, FEATURES, FORECASTS, QUALITY, RECOMMENDATIONS, SCREENING_DECISIONS, SILVER
+from nightmarket.contracts import (
+    BRONZE,
+    EVENTS,
+    FEATURES,
+    FORECASTS,
+    QUALITY,
+    RECOMMENDATIONS,
+    SCREENING_DECISIONS,
+    SILVER,
+)
 from nightmarket.embedded import summary
 from nightmarket.embedded.airflow import USER, password
 from nightmarket.embedded.night import FORECASTING, INGESTION, SCREENING, TRAINING

@@ -210,14 +210,14 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Steps]:
     return make
 
 
-def with_plan(shop: Any, action: str) -> list[str]:
+def with_plan(shop: Any, action: str, model: str = "recommender", champion: str | None = "1") -> list[str]:
     import pyarrow as pa
 
-    row = {"model": "recommender", "action": action, "why": "w", "inputs": "i", "order_id": None, "evidence": "{}"}
+    row = {"model": model, "action": action, "why": "w", "inputs": "i", "order_id": None, "evidence": json.dumps({"champion": champion})}
     with shop.lake.writer(RETRAINING, [D(0)]) as writer:
         writer.stage_arrow(D(0), pa.Table.from_pylist([row], schema=RETRAINING.arrow_schema()))
         writer.publish(D(0), inputs=[], settings="s", code="c")
-    return ["--shop", str(shop.settings.file), "--run-date", str(D(0)), "--model", "recommender"]
+    return ["--shop", str(shop.settings.file), "--run-date", str(D(0)), "--model", model]
 
 
 ALL_STEPS = ["evaluate", "register --model recommender", "bless --model recommender", "publish"]
@@ -241,6 +241,16 @@ def test_whatever_fails_the_champion_publishes(
     assert retrain.main(with_plan(shop, "retrain")) == code
     assert made.ran == ran
     assert f"step {next(iter(codes))}" in capsys.readouterr().err
+
+
+def test_a_shop_may_have_nothing_that_a_kind_learns_from(shop: Shop, steps: Callable[..., Steps]) -> None:
+    made = steps(train_screener=3)
+    assert retrain.main(with_plan(shop, "retrain", "screener", None)) == 0
+    assert made.ran == ["feedback", "screen_features", "train_screener"]
+    assert retrain.main(with_plan(shop, "retrain", "screener", "4")) == 3, "one that served before has lost something"
+    assert steps(train=3) and retrain.main(with_plan(shop, "retrain", "recommender", None)) == 3, "a shop without recommendations is broken"
+    made = steps()
+    assert retrain.main(with_plan(shop, "skip", "screener", None)) == 0 and made.ran == []
 
 
 def test_without_a_plan_nothing_is_trained(shop: Shop, steps: Callable[..., Steps], capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ FORECASTER = Kind(
 SCREENER = Kind(
     "screener", "Fraud screening", "screening", "screening.blessing", SCREENING_EVALUATION,
     package="nightmarket.screen.package:package", card="nightmarket.screen.card:card",
-    train="train_screener", evaluate="judge_screener", publish="decide",
+    train="train_screener", evaluate="judge_screener", publish="decide", prepare=("feedback", "screen_features"),
 )
 
 KINDS: tuple[Kind, ...] = (RECOMMENDER, FORECASTER, SCREENER)
