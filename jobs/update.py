@@ -166,8 +166,8 @@ def _decide(
     snapshot = Snapshot(known.histories, known.as_of)
     questions = example(known.histories)
     handed = submission(night.run_date, asked, saved, snapshot, questions, answers(challenger, snapshot, questions))
-    handed = replace(handed, tags={"parent": champion.version, "online": "1", "inputs": json.dumps([asdict(i) for i in read])[:4000],
-                                   "cut": challenger.config["cut"]}, documents={"evaluation.json": evaluation})
+    handed = replace(handed, tags=_lineage(night, champion, challenger),
+                     documents={"inputs.json": [asdict(i) for i in read], "evaluation.json": evaluation})
     version = registry.register(handed)
     registry.verify(version)
     # the data gate of these events was that of their batches and nights: what it refused is not in them
@@ -181,6 +181,20 @@ def _decide(
         registry.ledger.move(registry.model, "challenger", here, None, "jobs.update", f"online update: {why}", proof, night.run_date, "keep")
     registry.sync()
     return entry(version, outcome, why), version
+
+
+def _lineage(night: Night, champion: RegisteredModel, challenger: Recommender) -> dict[str, str]:
+    """Tags of an update: whose child it is, and what nightly retraining asks of any version. Warm starts of nights are counted, not these:
+    the night trains from what the day left, and makes anew by the same age as ever."""
+    from jobs.plan_retraining import MADE_ANEW, WARM_STARTS
+    from jobs.train import SECTIONS as TRAINED
+
+    parent = champion.tags
+    return {
+        "parent": champion.version, "online": "1", "cut": challenger.config["cut"], "code": code_version(), "seed": str(night.settings.shop.model.seed),
+        "settings": night.settings.digest(*TRAINED), MADE_ANEW: parent.get(MADE_ANEW, champion.run_date.isoformat()),
+        WARM_STARTS: parent.get(WARM_STARTS, "0"),
+    }
 
 
 def _strike(night: Night, entry: Entry) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs import update
+from jobs import train, update
 from nightmarket.contracts import LIVE_EVENTS
 from nightmarket.lake import Lake
 from nightmarket.monitor.switches import online_updates_stopped
@@ -102,7 +102,9 @@ def test_an_update_that_does_no_harm_serves_as_a_version_with_its_parent(shop: S
     assert shop.run(2) == 0
     assert shop.outcomes == [("accepted", "1", "2")]
     tags = shop.registry.version("2").tags
-    assert tags["parent"] == "1" and tags["online"] == "1" and "silver.live_events" in tags["inputs"]
+    assert tags["parent"] == "1" and tags["online"] == "1"
+    # nightly retraining finds it compatible, as old as its parent, and no warm start of a night
+    assert tags["settings"] == shop.settings.digest(*train.SECTIONS) and (tags["made_anew"], tags["warm_starts"]) == (str(D(0)), "0")
     moves = [m for m in shop.registry.ledger.history("recommender") if m.alias == "champion"]
     assert moves[-1].who == "jobs.update" and moves[-1].evidence["online"]["difference"]["users"] == 200
     # learnt up to the beginning of the newest day, and answers with everything: a newcomer of the stream has a list of their own
