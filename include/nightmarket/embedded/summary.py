@@ -147,10 +147,10 @@ def screening(lake: Lake, night: date) -> str:
     made = lake.manifest(SCREENING_DECISIONS, night)
     if made is None:
         return ""
-    table = [("screened", "allow", "review", "block")]
+    table: list[tuple[str, ...]] = [("screened", "allow", "review", "block")]
     counts = made.notes["counts"]
     for kind in SCREENED:
-        found = [counts.get(f"{kind} {decision}", 0) for decision in table[0][1:]]
+        found = [counts.get(f"{kind} {decision}", 0) for decision in ("allow", "review", "block")]
         if any(found):
             table.append((kind, *(f"{n:,}" for n in found)))
     return _table(table) if len(table) > 1 else "screened    nothing came in"
