@@ -251,7 +251,7 @@ class Drift(_Frozen):
     """When a night counts as drifted: both a test and the size of the shift must say so."""
 
     weeks: int = Field(default=4, ge=2, le=52, description="Reference: the same weekday of as many weeks before.")
-    false_discoveries: float = Field(default=0.01, gt=0, lt=1, description="Share of false alarms among alarms of a night (Benjamini-Hochberg).")
+    false_discoveries: float = Field(default=0.05, gt=0, lt=1, description="Share of false alarms among alarms of a night (Benjamini-Hochberg).")
     stability_index: float = Field(default=0.25, gt=0, description="Population stability index from which a shift counts.")
     volume: float = Field(default=0.3, gt=0, lt=1, description="Share by which a day's rows must fall, or rise by as much again, to count.")
     share: float = Field(default=0.7, gt=0, lt=1, description="The same of one category's share among all: 1 is one that vanished.")

@@ -246,9 +246,10 @@ def categorical(kind: Kind, name: str, now: Mapping[str, int], before: Mapping[s
             found.append(made("chi2", float(omnibus.statistic), float(omnibus.pvalue)))
     each = [_two_by_two(one[i], total_now - one[i], other[i], total_before - other[i]) for i in range(len(names))]
     best = int(np.argmin([p for _, p in each]))
-    tests = 1 if len(names) == 2 else len(names)
+    if len(names) == 2:  # one share is the whole table, and its size the index
+        return [made(f"share of {names[best]}", *each[best])]
     shares = (one[best] + _SMOOTHING) / (total_now + 1.0), (other[best] + _SMOOTHING) / (total_before + 1.0)
-    found.append(made(f"share of {names[best]}", each[best][0], min(1.0, each[best][1] * tests), 1.0 - min(shares) / max(shares), rules.share))
+    found.append(made(f"share of {names[best]}", each[best][0], min(1.0, each[best][1] * len(names)), 1.0 - min(shares) / max(shares), rules.share))
     return found
 
 
