@@ -44,12 +44,14 @@ def answer_macros(settings: Settings) -> dict[str, Callable[..., Any]]:
     @jinja2.pass_context
     def answer_arguments(context: jinja2.runtime.Context) -> str:
         """What the person said, as arguments of `jobs.enter`; without an answer the one that blocks nothing."""
+        from nightmarket.screen.blocklist import NOBODY
+
         ti = context.get("ti")
         said = (ti.xcom_pull(task_ids=ASK) if ti is not None else None) or {}
         who = said.get("responded_by_user") or {}
         name = str(who.get("name") or who.get("id") or "") if isinstance(who, dict) else str(who)
         approved = said.get("chosen_options") == [BLOCK] and name
-        return shlex.join(["--approve" if approved else "--refuse", "--by", name or "nobody answered"])
+        return shlex.join(["--approve" if approved else "--refuse", "--by", name or NOBODY])
 
     @jinja2.pass_context
     def verdict_arguments(context: jinja2.runtime.Context) -> str:
