@@ -6,7 +6,7 @@ recorded under their name (`enter`). Entries expire, can be appealed against, an
 `python -m jobs.blocklist --help`.
 
 **Nobody answers** within `screening.approval_hours` of shop.yaml: nothing is blocked, and the ledger says that nobody answered. With no
-proposal nobody is asked. With `screening.approval: rule` the rule itself enters what it proposes, under its own name.
+proposal nobody is asked. A run that waits longer than `schedule.deadline_minutes` is mentioned in a mail, as any late run is. With `screening.approval: rule` the rule itself enters what it proposes, under its own name.
 """
 
 from datetime import timedelta

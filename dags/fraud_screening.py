@@ -14,38 +14,30 @@ what came in: allow, review or block, with score and reasons (`decide`). The ris
 
 Proposals for the blocklist are a DAG of their own, `blocklist_approval`: a person may take hours, and the next night must not wait.
 
-By hand: *Trigger* with *Night*, for any night that the gate let through.
+By hand: *Trigger* with *Night*, for any night that the gate let through; *Verdicts* takes in what analysts found.
 """
 
 from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, chain
 
-from nightmarket.orchestration import (
-    ORDERS,
-    QUALITY,
-    REVIEWS,
-    TellFailure,
-    TriggerRule,
-    asset,
-    defaults,
-    form,
-    job_task,
-)
+from nightmarket.orchestration import ORDERS, QUALITY, REVIEWS, TellFailure, TriggerRule, asset, defaults, job_task
+from nightmarket.orchestration.answers import verdict_form
 
 with DAG(
     dag_id="fraud_screening",
     description="Screen the night's orders, accounts and reviews, and sales and praise in concert.",
     doc_md=__doc__,
     schedule=PartitionedAssetTimetable(assets=asset(ORDERS) & asset(REVIEWS) & asset(QUALITY)),
-    params=form(datasets=False),
+    params=verdict_form(),
     dagrun_timeout=timedelta(hours=12),
     on_failure_callback=TellFailure("risk"),
     **defaults("risk", ["risk"]),
 ) as dag:
     metrics = job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)
     chain(
-        *map(job_task, ("feedback", "screen_features", "train_screener", "judge_screener")),
+        job_task("feedback", command="python -m jobs.feedback {{ job_arguments() }}{{ verdict_arguments() }}"),
+        *map(job_task, ("screen_features", "train_screener", "judge_screener")),
         job_task("register", arguments="--model screener"), job_task("bless", arguments="--model screener"),
         *map(job_task, ("decide", "brief_risk")), [job_task("send", may_be_late=True), metrics],
     )

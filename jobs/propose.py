@@ -1,7 +1,7 @@
 """Propose for the blocklist what several blocked cases share: a shopper, a card, a device.
 
 Reads the decisions of the last `screening.block_days` days up to the night. What `screening.evidence_cases` or more blocked orders, accounts or
-reviews have in common, is not on the list and was not refused within that time is proposed, with those cases as evidence. A proposal blocks nothing:
+reviews have in common, is not on the list and was not refused by a person within that time is proposed, with those cases as evidence. A proposal blocks nothing:
 `jobs.enter`, or a person by `jobs.blocklist approve`, does. Run again it proposes nothing twice.
 """
 
@@ -25,7 +25,7 @@ SHARED = ("shopper", "card", "device")
 def run(night: Night) -> list[Manifest]:
     """Appends proposals to the ledger; publishes no dataset. Raises LakeError where the night was not decided about."""
     from nightmarket.screen import ledger
-    from nightmarket.screen.blocklist import PROPOSE, REFUSE, Action, holds, waiting
+    from nightmarket.screen.blocklist import NOBODY, PROPOSE, REFUSE, Action, holds, waiting
     from nightmarket.screen.deciding import LISTED
 
     rules, settings = night.settings.shop.screening, night.settings
@@ -46,8 +46,8 @@ def run(night: Night) -> list[Manifest]:
                 cases.setdefault((LISTED[name], mine[name]), []).append(f"{row['kind']} {row['id']}")
     end = ledger.end_of(settings, night.run_date)
     actions = ledger.read(settings)
-    known = set(holds(actions, end)) | set(waiting(actions, end)) | {(a.kind, a.identifier) for a in actions if a.what == REFUSE
-                                                                     and a.at > end - timedelta(days=rules.block_days)}
+    known = set(holds(actions, end)) | set(waiting(actions, end)) | {
+        (a.kind, a.identifier) for a in actions if a.what == REFUSE and a.decided_by != NOBODY and a.at > end - timedelta(days=rules.block_days)}
     # within the night: what is known at its end
     moment = end - timedelta(microseconds=1)
     made = [Action(moment, kind, key, PROPOSE, "jobs.propose", f"{len(found)} blocked: {', '.join(sorted(found)[:8])}")

@@ -114,6 +114,7 @@ _RUNTIME = {
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # what Arrow and DuckDB read too
     "spark.sql.files.maxRecordsPerFile": "5000000",
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "4096",  # nights are named file by file: listing them as a job costs more than it saves
     "spark.sql.sources.partitionOverwriteMode": "dynamic",
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",
 }

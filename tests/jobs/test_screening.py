@@ -175,6 +175,11 @@ def test_proposals_block_nothing_until_a_person_says_so(screened: Settings) -> N
     assert [a.decided_by for a in ledger.read(screened) if a.what == "refuse"] == ["nobody answered"] * len(waiting)
     assert ledger.holding(screened, NIGHT + timedelta(days=4000)) == {}
     assert enter.main(argv(screened, "--approve")) == 2
+    # nobody's answer is no refusal: the next night proposes again, a person's no holds
+    assert propose.main(argv(screened)) == 0 and enter.main(argv(screened, "--refuse", "--by", "Ada")) == 0
+    assert len([a for a in ledger.read(screened) if a.what == "propose"]) == 2 * len(waiting)
+    assert propose.main(argv(screened)) == 0
+    assert len([a for a in ledger.read(screened) if a.what == "propose"]) == 2 * len(waiting)
 
 
 def test_the_blocklist_by_hand(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,16 @@ def test_proposals_as_the_page_shows_them(settings: Settings) -> None:
     assert rendered(settings, "{{ proposals_waiting() }} {{ proposals() }}") == "1 - **device** `p1:d`: 2 blocked: order o1, order o2"
 
 
+@pytest.mark.parametrize(("typed", "arguments"), [
+    ("", ""), (None, ""), ("order:o 1=bad\n\n review:r2=good ", " --verdict 'order:o 1=bad' --verdict review:r2=good --by 'ada l.'"),
+])
+def test_verdicts_out_of_the_form(settings: Settings, typed: str | None, arguments: str) -> None:
+    run = SimpleNamespace(partition_key="2026-03-04", triggering_user_name="ada l.")
+    env = jinja2.Environment()
+    env.globals.update(answer_macros(settings))
+    assert env.from_string("{{ verdict_arguments() }}").render(dag_run=run, params={"verdicts": typed}) == arguments
+
+
 def test_nobody_is_asked_about_nothing() -> None:
     task = ask_for_entries(12)
     assert task.defaults == ["Block nothing"] and task.response_timeout == timedelta(hours=12)

@@ -9,9 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nightmarket.screen import ledger as on_disk
 from nightmarket.screen.blocklist import (
     APPEAL,
     BLOCK,
+    PROPOSE,
+    REFUSE,
     UNBLOCK,
     Action,
     ExchangeError,
@@ -20,7 +23,9 @@ from nightmarket.screen.blocklist import (
     holds,
     normalised,
     read_foreign,
+    waiting,
 )
+from nightmarket.shop import Settings
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 KEY = bytes(range(32))
@@ -44,7 +49,7 @@ def test_of_one_moment_unblocking_wins_in_any_order() -> None:
 
 
 @pytest.mark.parametrize(("change", "told"), [
-    ({"evidence": ""}, "must all be said"), ({"kind": "colour"}, "write one of customer"), ({"what": "ban"}, "block, unblock or appeal"),
+    ({"evidence": ""}, "must all be said"), ({"kind": "colour"}, "write one of customer"), ({"what": "ban"}, "write one of propose, block, appeal, refuse, unblock"),
     ({"at": datetime(2026, 1, 1)}, "need a zone"), ({"expires_at": NOON - timedelta(days=1)}, "before it begins"),
 ])
 def test_an_action_says_all_of_it(change: dict, told: str) -> None:
@@ -102,3 +107,22 @@ def test_spellings_and_short_keys() -> None:
     assert normalised("card", "4111 1111-1111") == "411111111111" and normalised("device", " Ab ") == "Ab"
     with pytest.raises(ValueError, match="needs 16"):
         hashed(b"short", b"salt", "card", "4111")
+
+
+def test_a_proposal_waits_until_somebody_answers_and_blocks_nothing() -> None:
+    ledger = [action(PROPOSE, 0), action(PROPOSE, 0, "other"), action(BLOCK, 2, "other"), action(REFUSE, 3), action(PROPOSE, 5)]
+    waits = lambda days: {k[1] for k in waiting(ledger, NOON + timedelta(days=days))}  # noqa: E731
+    assert waits(-1) == set() and waits(1) == {"p1:device", "other"} and waits(2) == {"p1:device"} and waits(4) == set() and waits(5) == {"p1:device"}
+    assert set(holds(ledger, NOON + timedelta(days=6))) == {("device", "other")}
+
+
+def test_the_ledger_on_disk_forgets_what_a_killed_writer_left(settings: Settings) -> None:
+    on_disk.append(settings, [action(BLOCK, 0), action(APPEAL, 1)])
+    with on_disk.path_of(settings).open("a") as file:
+        file.write('{"at": "2026-')
+    assert [a.what for a in on_disk.read(settings)] == [BLOCK, APPEAL]
+    on_disk.append(settings, [action(UNBLOCK, 2)])
+    assert [a.what for a in on_disk.read(settings)] == [BLOCK, APPEAL, UNBLOCK] and on_disk.path_of(settings).stat().st_mode & 0o077 == 0
+    on_disk.path_of(settings).write_text('{"at": 7}\n')
+    with pytest.raises(on_disk.LedgerError, match=r"blocklist\.jsonl line 1"):
+        on_disk.read(settings)

@@ -28,6 +28,8 @@ KINDS = ("customer", "device", "card", "ip", "address", "email", "phone", "termi
 BLOCK, UNBLOCK, APPEAL, PROPOSE, REFUSE = "block", "unblock", "appeal", "propose", "refuse"
 _WHATS = (PROPOSE, BLOCK, APPEAL, REFUSE, UNBLOCK)
 """In the order in which actions of one moment count: unblocking wins."""
+NOBODY = "nobody answered"
+"""Who refused where a person was waited for in vain: what was proposed may be proposed again."""
 _FORMAT = "nightmarket-blocklist-1"
 _LEAST_KEY = 16
 

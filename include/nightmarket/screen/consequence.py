@@ -19,8 +19,8 @@ _LATER = "9999-01-01 00:00:00"
 
 
 def decided_before(lake: Lake, night: date) -> list[Partition]:
-    """Decisions of the nights before, oldest first."""
-    return nights(lake, SCREENING_DECISIONS, night - timedelta(days=1))
+    """Decisions of the nights before that decided anything, oldest first."""
+    return [p for p in nights(lake, SCREENING_DECISIONS, night - timedelta(days=1)) if p.manifest.rows_out]
 
 
 def changes(spark: SparkSession, partitions: list[Partition]) -> DataFrame:

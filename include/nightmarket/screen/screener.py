@@ -56,8 +56,7 @@ class Described:
         made = {}
         for kind, said in notes["kinds"].items():
             part = table.filter(pc.equal(table["kind"], kind)).sort_by([("at", "ascending"), ("id", "ascending")])
-            flat = part["values"].combine_chunks()
-            values = np.asarray(flat.values if isinstance(flat, pa.ListArray) else flat.flatten(), np.float32).reshape(len(part), -1)
+            values = np.asarray(part["values"].combine_chunks().flatten(), np.float32).reshape(len(part), len(said["values"]))
             entities, categories = ({n: [row[i] for row in lists] for i, n in enumerate(said[what])}
                                     for what, lists in (("entities", part["entities"].to_pylist()), ("categories", part["categories"].to_pylist())))
             made[kind] = cls(
