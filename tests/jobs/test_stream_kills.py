@@ -22,7 +22,7 @@ from nightmarket.lake import Lake, Manifest
 from nightmarket.shop import PROJECT, Settings, child_environment
 
 NIGHT = date(2026, 3, 1)
-KILLS, FILES, LINES = 20, 300, 8
+KILLS, FILES, LINES = 20, 120, 8
 
 
 @pytest.mark.soak
@@ -41,6 +41,10 @@ def test_killed_twenty_times(make_settings: Callable[..., Settings], tmp_path: P
         return [m for d in lake.dates(LIVE_EVENTS) if (m := lake.manifest(LIVE_EVENTS, d))]
 
 
+    def count() -> int:
+        """Micro-batches in the lake."""
+        return sum(len(m.notes["batches"]) for m in manifests())
+
     def feed() -> None:
         for f in range(FILES):
             lines = [json.dumps({"id": f"e{f}-{n}", "ts": (noon + timedelta(seconds=f)).isoformat(), "kind": "purchase", "user": f"u{n}", "item": "kettle",
@@ -48,7 +52,7 @@ def test_killed_twenty_times(make_settings: Callable[..., Settings], tmp_path: P
             lines += ["no json"] * (f % 3 == 0)  # one of 25: below what makes a batch a bad one
             (folder / f".{f}").write_text("\n".join(lines) + "\n")
             (folder / f".{f}").rename(folder / f"{f:04d}.jsonl")
-            if done.wait(1.0):
+            if done.wait(0.5):
                 return
 
     feeder = threading.Thread(target=feed, daemon=True)
@@ -58,12 +62,16 @@ def test_killed_twenty_times(make_settings: Callable[..., Settings], tmp_path: P
     for kill in range(KILLS):
         with (tmp_path / f"{kill}.log").open("wb") as log:
             process = subprocess.Popen(argv, cwd=PROJECT, env=child_environment(), stdout=log, stderr=log, start_new_session=True)
-        # from before the JVM is up to well into the batches
-        time.sleep(rng.uniform(3, 40))
+        # one life in four ends while it starts; the others so many batches on, and anywhere within the next one
+        batches, moment = (0, rng.uniform(1, 15)) if kill % 4 == 0 else (rng.randint(0, 2), rng.uniform(0, 5))
+        goal, patience = count() + batches, time.monotonic() + 300
+        while count() < goal and process.poll() is None and time.monotonic() < patience:
+            time.sleep(0.1)
+        time.sleep(moment)
         assert process.poll() is None, (tmp_path / f"{kill}.log").read_text()[-2000:]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        held.append(sum(len(m.notes["batches"]) for m in manifests()))
+        held.append(count())
     feeder.join()
     done.set()
     assert stream.main(["--shop", str(settings.file), "--run-date", str(NIGHT)]) == 0
