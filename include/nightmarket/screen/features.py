@@ -67,6 +67,9 @@ class Matrix:
     names: list[str] = field(default_factory=list)
     columns: list[np.ndarray] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self.names)
+
     def add(self, name: str, values: np.ndarray) -> None:
         self.names.append(name)
         self.columns.append(np.asarray(values, np.float32))
@@ -100,11 +103,12 @@ def make_recipe(rows: Rows, follow: bool, cut: int, horizon: int) -> Recipe:
         counts = np.bincount(codes[past][codes[past] >= 0], minlength=1)
         categories[name] = [int(c) for c in np.lexsort((np.arange(len(counts)), -counts)) if counts[c] > 0]
     return Recipe(entities, tuple(numbers), tuple(leading), {n: Fixed.around(rows.numbers[n][past]) for n in leading},
-                  categories, tuple(rows.elapsed), tuple((a, b) for a in entities for b in entities if a != b and not _contains(a, b)),
+                  categories, tuple(rows.elapsed), tuple((a, b) for a in entities for b in entities if a != b and not contains(a, b)),
                   follow, cut, horizon)
 
 
-def _contains(one: str, other: str) -> bool:
+def contains(one: str, other: str) -> bool:
+    """Whether one entity is a part of the other, as an address is of its network."""
     return one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
@@ -160,7 +164,7 @@ def of_entity(rows: Rows, recipe: Recipe, entity: str, moments: Moments) -> Matr
 
 def _group(made: Matrix, rows: Rows, recipe: Recipe) -> None:
     """How many entities hang together around a row, and how many known bad rows there are among theirs."""
-    linked = [e for e in recipe.entities if not any(_contains(e, o) and len(o) < len(e) for o in recipe.entities)]
+    linked = [e for e in recipe.entities if not any(contains(e, o) and len(o) < len(e) for o in recipe.entities)]
     if len(linked) < 2 or not recipe.graph:
         return
     bad = rows.label == 1

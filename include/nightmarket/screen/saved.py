@@ -16,7 +16,7 @@ from nightmarket.screen.decisions import Thresholds
 from nightmarket.screen.forest import Forest
 from nightmarket.screen.learners import Linear, Trees
 from nightmarket.screen.screening import Supervised, Unlabelled
-from nightmarket.screen.texts import _PIECE, Reader, Vectors
+from nightmarket.screen.texts import PIECE, Reader, Vectors
 
 
 def save(folder: Path, model: Supervised | Unlabelled, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -97,7 +97,7 @@ def _learned(folder: Path, kept: Mapping[str, np.ndarray], name: str, how: Mappi
         parts = _got(kept, name)
         return Linear(parts["centre"], parts["spread"], parts["weights"], float(parts["bias"]))
     vocabularies = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    vectors = Vectors(_vectors(vocabularies["by_words"], kept[f"{name}/by_words"], ngram_range=(1, 2), token_pattern=_PIECE),
+    vectors = Vectors(_vectors(vocabularies["by_words"], kept[f"{name}/by_words"], ngram_range=(1, 2), token_pattern=PIECE),
                       _vectors(vocabularies["by_characters"], kept[f"{name}/by_characters"], analyzer="char", ngram_range=(3, 5)))
     words, characters, ratios = (_regression(kept, f"{name}/{part}") for part in ("words", "characters", "ratios"))
     return Reader(vectors, words, characters, _bayes(kept[f"{name}/counts"]), ratios, kept[f"{name}/ratio"], kept[f"{name}/spread"])

@@ -80,12 +80,7 @@ def _finite(column: Column) -> Column:
 
 def _within(entity: str, recipe: Recipe) -> bool:
     """Whether an entity is a part of another, such as an address of its network: it would link nothing anew."""
-    return any(features._contains(entity, other) and len(other) < len(entity) for other in recipe.entities)
-
-
-class _Sized(Matrix):
-    def __len__(self) -> int:
-        return len(self.names)
+    return any(features.contains(entity, other) and len(other) < len(entity) for other in recipe.entities)
 
 
 def _nobody(recipe: Recipe) -> Rows:
@@ -93,8 +88,8 @@ def _nobody(recipe: Recipe) -> Rows:
                      {n: np.full(1, np.nan) for n in recipe.leading}, {c: (np.full(1, -1, np.int64), []) for c in recipe.categories})
 
 
-def _of_entity(rows: Rows, recipe: Recipe, entity: str, share: np.ndarray | None = None) -> _Sized:
-    made = _Sized()
+def _of_entity(rows: Rows, recipe: Recipe, entity: str, share: np.ndarray | None = None) -> Matrix:
+    made = Matrix()
     made.extend(features.of_entity(rows, recipe, entity, Moments(rows.times, rows.times)))
     known = features.risk(rows, replace(recipe, entities=(entity,)), np.zeros(len(rows)) if share is None else share)
     for name, values in known.items():
@@ -103,7 +98,7 @@ def _of_entity(rows: Rows, recipe: Recipe, entity: str, share: np.ndarray | None
 
 
 def _describing(recipe: Recipe):  # type: ignore[no-untyped-def]
-    """The function of a bucket's rows: pandas in, `row_id`, `which`, `values` out."""
+    """The function of a bucket: rows of its entities in, `row_id`, `which` (entity) and `values` out, as pandas."""
 
     def describe(given: pd.DataFrame) -> pd.DataFrame:
         import pandas as pd

@@ -19,7 +19,7 @@ import numpy as np
 from nightmarket.screen.table import LONGEST_TEXT
 
 WORD = re.compile(r"\w+", re.UNICODE)
-_PIECE = r"(?u)\w+|[^\w\s]"
+PIECE = r"(?u)\w+|[^\w\s]"
 _BANDS, _ROWS = 8, 3
 _PRIME = np.uint64(2**61 - 1)
 STYLE = ("characters", "words", "word_length", "capitals", "digits", "punctuation", "exclamations", "questions", "variety", "repeats",
@@ -97,7 +97,7 @@ class Vectors:
         least = 2 if len(texts) > 50 else 1
         kept = {"sublinear_tf": True, "min_df": least, "max_features": 200_000, "dtype": np.float32}
         filled = [t if t.strip() else _EMPTY for t in texts]
-        return cls(TfidfVectorizer(ngram_range=(1, 2), token_pattern=_PIECE, **kept).fit(filled),
+        return cls(TfidfVectorizer(ngram_range=(1, 2), token_pattern=PIECE, **kept).fit(filled),
                    TfidfVectorizer(analyzer="char", ngram_range=(3, 5), **kept).fit(filled))
 
     def matrices(self, texts: list[str]) -> tuple[Any, Any]:
