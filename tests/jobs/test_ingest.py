@@ -414,6 +414,25 @@ def test_late_and_changed_files_through_the_job(
     assert manifest(settings, "events", second) == made
 
 
+@pytest.mark.parametrize(("expression", "days"), [
+    ("at", {"2026-01-07": ["i1", "i2"], "2026-01-08": ["i3"]}),  # the shop's clock
+    ("CAST(at AS timestamp)", {"2026-01-07": ["i1", "i2", "i3"], "2026-01-08": []}),  # UTC, five hours ahead of New York
+    ("CAST(at AS date)", {"2026-01-07": ["i1", "i2"], "2026-01-08": ["i3"]}),
+])
+def test_a_typed_extract_is_sliced_by_the_day_that_its_clock_means(
+    make_settings: Callable[..., Settings], drop: Callable[..., Path], spark: SparkSession, expression: str, days: dict[str, list[str]]
+) -> None:
+    settings = make_settings(
+        time_zone="America/New_York",
+        sources={"sales": files_source(pattern="sales.parquet", format="parquet", slice_by=expression, on_missing="empty")},
+        datasets={"events": {"source": "sales", "columns": {"event_ts": "at", "event_type": "'view'", "item_id": "item"}}})
+    table = pa.table({"at": pa.array([datetime(2026, 1, 7, 12), datetime(2026, 1, 7, 22), datetime(2026, 1, 8, 3)], pa.timestamp("us")),
+                      "item": ["i1", "i2", "i3"]})
+    pq.write_table(table, drop(settings, "sales.parquet", ""))
+    assert one_night(settings, date(2026, 1, 8), "--from-date", "2026-01-07") == 0
+    assert {d: sorted(r["item_id"] for r in rows(settings, "events", date.fromisoformat(d))) for d in days} == days
+
+
 def test_slices_of_an_extract_and_snapshots(
     make_settings: Callable[..., Settings], drop: Callable[..., Path], spark: SparkSession
 ) -> None:

@@ -160,13 +160,13 @@ def _sliced(rows: DataFrame, night: Night, made: Intake, slice_by: str) -> DataF
     own = {c.casefold(): c for c in rows.columns}
     try:
         value = F.col(f"`{own[slice_by.casefold()]}`") if slice_by.casefold() in own else F.expr(slice_by)
-        rows.select(value).schema  # noqa: B018 (a Connect client resolves only when asked)
+        kind = rows.select(value.alias("value")).schema["value"].dataType.simpleString()
     except AnalysisException:
         there = ", ".join(c for c in rows.columns if c not in records.READING_COLUMNS)
         raise ShopError(settings.file, [f"{at}: {slice_by!r} cannot be found or read; there are {there}"]) from None
     described = settings.shop.datasets[made.entity]
     zone = settings.shop.time_zone
-    rows = rows.withColumn(records.NIGHT, mapping.day_of(value, zone, described.timestamp_formats))
+    rows = rows.withColumn(records.NIGHT, mapping.day_of(value, kind, zone, described.timestamp_formats))
     first, undated = rows.agg(F.min(records.NIGHT), F.count(F.when(F.col(records.NIGHT).isNull(), 1))).first() or (None, 0)
     if undated:
         rows = rows.withColumn(records.NIGHT, F.coalesce(F.col(records.NIGHT), F.lit(first or min(made.stale))))

@@ -241,10 +241,15 @@ def _formatted(value: Column, pattern: str, zone: str) -> Column:
     return parsed if _ZONE_LETTERS & set(outside_quotes) else F.to_utc_timestamp(parsed, zone)
 
 
-def day_of(value: Column, zone: str, formats: Sequence[str]) -> Column:
-    """The day of a timestamp of any kind in the shop's zone; null where it cannot be read."""
+def day_of(value: Column, kind: str, zone: str, formats: Sequence[str]) -> Column:
+    """The day of a timestamp of any kind in the shop's zone; null where it cannot be read. `kind` is the type that Spark gives the value:
+    an instant is taken as one, a time without zone is the shop's clock."""
     from pyspark.sql import functions as F
 
+    if kind == "timestamp":  # Python would be handed it without its zone
+        return F.to_date(F.from_utc_timestamp(value, zone))
+    if kind in ("timestamp_ntz", "date"):
+        return F.to_date(value)
     readers = [_formatted(value.cast("string"), pattern, zone) for pattern in formats]
 
     @F.udf("date", useArrow=False)
