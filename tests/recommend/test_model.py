@@ -121,6 +121,13 @@ def test_events_after_the_moment_change_nothing(model: Any, tables: tuple[pa.Tab
     assert model.recommend(features(past), CUT, 5).equals(answers)
 
 
+def test_what_is_barred_is_on_nobodys_list(model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table) -> None:
+    best = Counter(answers["item_id"].to_pylist()).most_common(2)
+    made = lists(model.recommend(tables[0], CUT, 5, barred=[i for i, _ in best]))
+    assert made.keys() == lists(answers).keys() and {len(v) for v in made.values()} == {5}
+    assert not {i for i, _ in best} & {i for v in made.values() for i in v}
+
+
 def test_some_shoppers_get_what_they_get_among_all(model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table) -> None:
     made = lists(model.recommend(tables[0], CUT, 5, user_ids=["u0007", "u0003", "never seen"]))
     everyone = lists(answers)

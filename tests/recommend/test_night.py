@@ -51,7 +51,7 @@ def test_strangers_stand_behind_the_shoppers_one_a_country() -> None:
 
 def test_strangers_get_a_list_for_everyone_and_one_for_every_country() -> None:
     made = signals()
-    table = strangers.table(made, Causes(made, made.past, clock=True), 2).to_pylist()
+    table = strangers.table(made, Causes(made, made.past, clock=True), 2, made.seen).to_pylist()
     assert [(r["audience"], r["audience_id"], r["rank"]) for r in table] == [
         ("everyone", "*", 1), ("everyone", "*", 2), ("country", "DE", 1), ("country", "DE", 2), ("country", "FR", 1), ("country", "FR", 2)]
     assert table[0]["item_id"] == "pot"  # two sales in the last two days

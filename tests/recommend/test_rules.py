@@ -39,7 +39,7 @@ def answered(*audiences: tuple[str, str]) -> pa.Table:
 
 
 def shown(lists: Lists, k: int = 3, audience: tuple[str, str] = ("user", "u1")) -> list[str]:
-    return rules.apply(answered(audience), items(), HISTORIES, NOW, lists, k).rows["item_id"].to_pylist()
+    return rules.apply(answered(audience), items(), HISTORIES, NOW, lists, k)["item_id"].to_pylist()
 
 
 @pytest.mark.parametrize(("lists", "expected"), [
@@ -65,10 +65,9 @@ def test_what_a_shopper_bought_is_excluded_from_nobody_elses_list() -> None:
 
 def test_ranks_begin_anew_and_reasons_stay_with_their_items() -> None:
     made = rules.apply(answered(("user", "u2"), ("country", "DE"), ("user", "u1")), items(), HISTORIES, NOW, Lists(blocked_items=("a",)), 2)
-    rows = made.rows.to_pylist()
+    rows = made.to_pylist()
     assert [(r["audience_id"], r["rank"], r["item_id"], r["reason"]) for r in rows] == [
         (key, rank, item, f"because {item}") for key in ("DE", "u1", "u2") for rank, item in ((1, "b"), (2, "c"))]
-    assert made.refused == {"out_of_stock": 1, "blocked_item": 1}
 
 
 def test_diversity_takes_another_category_earlier() -> None:
@@ -81,12 +80,16 @@ def test_novelty_takes_what_is_seldom_bought() -> None:
     assert shown(Lists(in_stock=False, novelty=0.9), 1) == ["c"]
 
 
-def test_more_is_asked_for_only_where_something_may_be_refused() -> None:
-    full = items().filter(pa.array([v[3] is not False for v in GOODS.values()]))
-    assert rules.depth(Lists(), full, 20) == 20
-    assert rules.depth(Lists(), items(), 20) == 100
-    assert rules.depth(Lists(in_stock=False), items(), 20) == 20
-    assert rules.depth(Lists(brand_cap=2), full, 20) == 100
+def test_what_nobody_may_see_is_known_before_anybody_is_answered() -> None:
+    assert rules.refused(items(), Lists()) == ({"d"}, {"out_of_stock": 1})
+    lists = Lists(in_stock=False, blocked_items=("a",), blocked_brands=("Bee",), blocked_categories=("mugs",), price=(4, 10))
+    barred, count = rules.refused(items(), lists)
+    assert barred == set("abcdef") and count == {"blocked_item": 1, "blocked_brand": 2, "blocked_category": 2, "price": 3}
+
+
+def test_more_is_asked_for_only_where_a_rule_looks_at_a_list_or_its_shopper() -> None:
+    assert rules.depth(Lists(blocked_items=("a",), price=(1, 2)), 20) == 20
+    assert [rules.depth(Lists(**more), 20) for more in ({"brand_cap": 2}, {"exclude_bought_days": 1}, {"diversity": 0.1}, {"novelty": 0.1})] == [100] * 4
 
 
 @pytest.mark.parametrize(("wrong", "said"), [({"diversity": 0.7, "novelty": 0.5}, "more than 1 together"), ({"price": [9, 4]}, "the lowest comes first")])
@@ -98,7 +101,7 @@ def test_rules_that_contradict_themselves_are_refused(wrong: dict[str, Any], sai
 def test_new_items_get_no_more_than_their_share_and_no_rule_is_broken() -> None:
     people = [("user", f"u{n}") for n in range(10)]
     lists = Lists(new_items_share=0.1, blocked_items=("c",))
-    ruled = rules.apply(answered(*people, ("everyone", "*")), items(), HISTORIES, NOW, lists, 2).rows
+    ruled = rules.apply(answered(*people, ("everyone", "*")), items(), HISTORIES, NOW, lists, 2)
     made, given = rules.warm(ruled, items(), HISTORIES, NOW, lists, 1)
     # d is out of stock, c is blocked; a and b are old: e, which nobody met, and f, met two days ago, are new
     changed = [(r, s) for r, s in zip(made.to_pylist(), ruled.to_pylist(), strict=True) if r != s]

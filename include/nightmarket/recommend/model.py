@@ -11,7 +11,7 @@ Saved without pickle: `recommender.json` (config), `catalogue.json` (vocabulary 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -195,12 +195,16 @@ class Recommender:
         return Signals(pairs_at(held, float(seconds(as_of)), PURCHASE), catalogue, training.groups_of(held),
                        Options(**self.config["signals"]), {TOWER: self._towers.signal(codes, catalogue)})
 
-    def rank(self, signals: Signals, users: np.ndarray, k: int, asked: Pairs | None = None) -> Iterator[Ranked]:
+    def rank(
+        self, signals: Signals, users: np.ndarray, k: int, asked: Pairs | None = None, allowed: np.ndarray | None = None,
+    ) -> Iterator[Ranked]:
         """Blocks of at most k items for each of `users` (codes). Equal scores: the smaller item code first.
 
-        `asked` has the shoppers' own pairs where they are not those that the signals were counted from.
+        `asked` has the shoppers' own pairs where they are not those that the signals were counted from; `allowed` (items,) is what may be
+        listed, everything with an event where it is not given.
         """
-        allowed = np.bincount(signals.past.events.item, minlength=signals.items) > 0
+        if allowed is None:
+            allowed = signals.seen
         for block in listing.blocks(signals, signals.past if asked is None else asked, users, max(self.config["candidates"], k), allowed, repeats=True):
             items, listed = block.items, block.items >= 0
             logits = self._second.logits(block.features)
@@ -216,13 +220,14 @@ class Recommender:
 
     def recommend(
         self, histories: pa.Table, as_of: datetime, k: int, user_ids: Sequence[str] | None = None, items: pa.Table | None = None,
+        barred: Collection[str] = (),
     ) -> pa.Table:
         """Top k with scores and reasons: for shoppers ('user'), every country ('country') and everybody ('everyone', '*').
 
         `user_ids` restricts the shoppers; one without a history before `as_of` is a stranger and has no list of their own:
-        serve the country's. Events at or after `as_of` change nothing. Raises ValueError for k < 1.
+        serve the country's. No list has an item of `barred`. Events at or after `as_of` change nothing. Raises ValueError for k < 1.
         """
-        return self.standing(histories, as_of, items).recommend(k, user_ids)
+        return self.standing(histories, as_of, items).recommend(k, user_ids, barred)
 
     def standing(self, histories: pa.Table, as_of: datetime, items: pa.Table | None = None) -> Standing:
         """The model with what the histories show before `as_of`: to be asked again and again."""
@@ -236,7 +241,7 @@ class Standing:
     model: Recommender
     signals: Signals
 
-    def recommend(self, k: int, user_ids: Sequence[str] | None = None) -> pa.Table:
+    def recommend(self, k: int, user_ids: Sequence[str] | None = None, barred: Collection[str] = ()) -> pa.Table:
         """See `Recommender.recommend`."""
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least 1")
@@ -245,7 +250,8 @@ class Standing:
         if user_ids is not None:
             known = np.intersect1d(known, events.codes_of(user_ids))
         causes = self._causes(self.signals.past)
-        return pa.concat_tables([strangers.table(self.signals, causes, k), *self._tables(known, k, self.signals.past, causes)])
+        allowed = self.signals.seen & ~np.isin(events.item_ids, list(barred))
+        return pa.concat_tables([strangers.table(self.signals, causes, k, allowed), *self._tables(known, k, self.signals.past, causes, allowed)])
 
     def visit(self, user_id: str | None, country: str | None, item_ids: Sequence[str], k: int) -> pa.Table:
         """The list of a shopper, or of a stranger from a country, who in this visit looked at `item_ids`, oldest first.
@@ -267,7 +273,7 @@ class Standing:
             time=np.int64(past.moment) - len(seen) + np.arange(len(seen)), quantity=np.ones(len(seen), np.float32),
             price=np.full(len(seen), np.nan, np.float32))
         asked = replace(past, events=joined(own, looked))
-        return pa.concat_tables([*self._tables(np.array([code]), k, asked, self._causes(asked)), OUTPUT.empty_table()])
+        return pa.concat_tables([*self._tables(np.array([code]), k, asked, self._causes(asked), self.signals.seen), OUTPUT.empty_table()])
 
     @cached_property
     def _strangers(self) -> dict[str | None, int]:
@@ -284,9 +290,9 @@ class Standing:
     def _causes(self, asked: Pairs) -> Causes:
         return Causes(self.signals, asked, clock=True, time_zone=self.model.config["time_zone"])
 
-    def _tables(self, users: np.ndarray, k: int, asked: Pairs, causes: Causes) -> Iterator[pa.Table]:
+    def _tables(self, users: np.ndarray, k: int, asked: Pairs, causes: Causes, allowed: np.ndarray) -> Iterator[pa.Table]:
         events = self.signals.past.events
-        for block in self.model.rank(self.signals, users, k, asked):
+        for block in self.model.rank(self.signals, users, k, asked, allowed):
             said = causes.of(block.block, block.columns)
             row, column = np.nonzero(block.items >= 0)
             yield pa.table([

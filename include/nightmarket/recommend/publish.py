@@ -32,7 +32,7 @@ class Publication:
     items: int
     """Distinct items recommended to anyone."""
     refused: Mapping[str, int] = field(default_factory=dict)
-    """Distinct items that would have been listed and may not be, by rule of shop.yaml's `lists`."""
+    """Items of the catalogue that no list may show, by rule of shop.yaml's `lists`."""
 
     warmed: int = 0
     """Places that new items got beyond their own merit."""
@@ -50,12 +50,11 @@ def publication(
 
     Raises IncompleteAnswer where there is no list for everyone, a rank is missing or doubled, or a score is not a number.
     """
-    wanted = rules.depth(lists, items, k)
-    answered = recommender.recommend(histories, as_of, wanted, items=items)
-    refused: Mapping[str, int] = {}
+    barred, refused = rules.refused(items, lists)
+    wanted = rules.depth(lists, k)
+    answered = recommender.recommend(histories, as_of, wanted, items=items, barred=barred)
     if wanted > k:
-        ruled = rules.apply(answered, items, histories, seconds(as_of), lists, k)
-        answered, refused = ruled.rows, ruled.refused
+        answered = rules.apply(answered, items, histories, seconds(as_of), lists, k)
     warmed = 0
     if lists.new_items_share:
         answered, warmed = rules.warm(answered, items, histories, seconds(as_of), lists, int(as_of.timestamp() // 86_400))

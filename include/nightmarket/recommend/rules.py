@@ -5,12 +5,11 @@ Brands stand for sellers. Items whose stock, price or brand is not known are jud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.histories import CART, DAY, PURCHASE, Histories
@@ -23,15 +22,6 @@ _DEEPER = 5
 _NEW_DAYS = 28.0
 
 
-@dataclass(frozen=True)
-class Ruled:
-    """Answers under the rules."""
-
-    rows: pa.Table
-    refused: Mapping[str, int]
-    """Distinct items that no list may show, by rule."""
-
-
 def rules_of(lists: Lists) -> Rules:
     low, high = lists.price or (None, None)
     return Rules(
@@ -40,13 +30,28 @@ def rules_of(lists: Lists) -> Rules:
         diversity=lists.diversity, novelty=lists.novelty)
 
 
-def depth(lists: Lists, items: pa.Table, k: int) -> int:
-    """How many items to ask for, so that k are left. Where nothing can be refused, k."""
-    short = lists.in_stock and "in_stock" in items.column_names and not pc.all(items["in_stock"], min_count=0).as_py()
-    return _DEEPER * k if short or lists.model_copy(update={"in_stock": True, "new_items_share": 0.0, "new_items_until": 100}) != Lists() else k
+def depth(lists: Lists, k: int) -> int:
+    """How many items to ask for, so that k are left by the rules that look at a whole list or at its shopper."""
+    return _DEEPER * k if lists.brand_cap or lists.exclude_bought_days or lists.diversity or lists.novelty else k
 
 
-def apply(answered: pa.Table, items: pa.Table, histories: pa.Table, as_of: float, lists: Lists, k: int) -> Ruled:
+def refused(items: pa.Table, lists: Lists) -> tuple[frozenset[str], dict[str, int]]:
+    """(items that nobody's list may show, how many by rule). items: rows of silver.items."""
+    names = np.array(items["item_id"].to_pylist(), dtype=object)
+    goods = _goods(names, items, lists)
+    every = rules_of(lists)
+    none = Rules(in_stock=False, adult=True)
+    by_rule = {
+        "out_of_stock": replace(none, in_stock=every.in_stock), "blocked_item": replace(none, blocked_items=every.blocked_items),
+        "blocked_brand": replace(none, blocked_sellers=every.blocked_sellers), "blocked_category": replace(none, adult=False),
+        "price": replace(none, lowest_price=every.lowest_price, highest_price=every.highest_price),
+    }
+    counts = {rule: int((~allowed(goods, alone)).sum()) for rule, alone in by_rule.items()}
+    kept = allowed(goods, replace(every, exclude_bought_days=None))
+    return frozenset(names[~kept]), {rule: count for rule, count in counts.items() if count}
+
+
+def apply(answered: pa.Table, items: pa.Table, histories: pa.Table, as_of: float, lists: Lists, k: int) -> pa.Table:
     """At most `k` rows of each audience of `answered` (columns of Recommender.recommend), ranks from 1 anew, in the order of audiences.
 
     items: rows of silver.items; histories: rows of gold.features; as_of: seconds. Scores stay those of the model: with weights for
@@ -55,7 +60,7 @@ def apply(answered: pa.Table, items: pa.Table, histories: pa.Table, as_of: float
     rules = rules_of(lists)
     answered = answered.combine_chunks()
     names, place = np.unique(np.array(answered["item_id"].to_pylist(), dtype=object), return_inverse=True)
-    goods, refused = _goods(names, items, histories, as_of, lists)
+    goods = _goods(names, items, lists, histories, as_of)
     last = _last_bought(histories, as_of, names) if rules.exclude_bought_days else {}
     audience, key = answered["audience"].to_pylist(), answered["audience_id"].to_pylist()
     score, rank = answered["score"].to_numpy(), answered["rank"].to_numpy()
@@ -74,10 +79,11 @@ def apply(answered: pa.Table, items: pa.Table, histories: pa.Table, as_of: float
     made = answered.take(pa.array(chosen))
     ranks = np.concatenate([np.arange(1, len(rows) + 1) for rows in kept]) if kept else np.empty(0)
     column = made.schema.get_field_index("rank")
-    return Ruled(made.set_column(column, "rank", pa.array(ranks, pa.int32())), refused)
+    return made.set_column(column, "rank", pa.array(ranks, pa.int32()))
 
 
-def _goods(names: np.ndarray, items: pa.Table, histories: pa.Table, as_of: float, lists: Lists) -> tuple[Goods, dict[str, int]]:
+def _goods(names: np.ndarray, items: pa.Table, lists: Lists, histories: pa.Table | None = None, as_of: float = 0.0) -> Goods:
+    """What is known of items; without histories nothing of how often they are bought."""
     row = {item: n for n, item in enumerate(items["item_id"].to_pylist())}
     at = [row.get(name) for name in names]
 
@@ -90,20 +96,13 @@ def _goods(names: np.ndarray, items: pa.Table, histories: pa.Table, as_of: float
     brand = np.array(column("brand", ""), dtype=object)
     blocked = np.isin(np.array(column("category", ""), dtype=object), list(lists.blocked_categories))
     vectors = purchases = None
-    if lists.diversity:
+    if lists.diversity and histories is not None:
         vectors = Catalogue.of(names, items).tfidf().toarray()
-    if lists.novelty:
+    if lists.novelty and histories is not None:
         events = Histories.from_table(histories).before(as_of).of(PURCHASE)
         count = dict(zip(events.item_ids, np.bincount(events.item, minlength=events.items), strict=True))
         purchases = np.array([count.get(n, 0) for n in names])
-    goods = Goods(names, seller=brand, price=price, in_stock=stock, adult=blocked, vectors=vectors, purchases=purchases)
-    low, high = lists.price or (-np.inf, np.inf)
-    said = {
-        "out_of_stock": ~stock if lists.in_stock else np.zeros(len(names), bool), "blocked_item": np.isin(names, list(lists.blocked_items)),
-        "blocked_brand": np.isin(brand, list(lists.blocked_brands)), "blocked_category": blocked,
-        "price": ~((price >= low) & (price <= high)) if lists.price else np.zeros(len(names), bool),
-    }
-    return goods, {rule: int(mask.sum()) for rule, mask in said.items() if mask.any()}
+    return Goods(names, seller=brand, price=price, in_stock=stock, adult=blocked, vectors=vectors, purchases=purchases)
 
 
 def _of(goods: Goods, places: np.ndarray) -> Goods:
@@ -134,8 +133,8 @@ def warm(rows: pa.Table, items: pa.Table, histories: pa.Table, as_of: float, lis
     names = np.array(items["item_id"].to_pylist(), dtype=object)
     place = {name: n for n, name in enumerate(names)}
     old = set(events.item_ids[np.unique(events.before(as_of - _NEW_DAYS * DAY).item)])
-    goods, _ = _goods(names, items, histories, as_of, lists.model_copy(update={"diversity": 0.0, "novelty": 0.0}))
-    keep = allowed(goods, replace(rules_of(lists), exclude_bought_days=None))
+    barred, _ = refused(items, lists)
+    keep = ~np.isin(names, list(barred))
 
     def shoppers(part: Histories) -> np.ndarray:
         pairs = np.unique(part.user.astype(np.int64) * max(part.items, 1) + part.item)

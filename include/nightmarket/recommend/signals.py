@@ -100,6 +100,11 @@ class Signals:
     # -- items
 
     @cached_property
+    def seen(self) -> np.ndarray:
+        """(items,) bool: what had any event."""
+        return np.bincount(self.past.events.item, minlength=self.items) > 0
+
+    @cached_property
     def popularity(self) -> np.ndarray:
         """(half-lives + 1, items) decayed occasions; the last row is all time."""
         had = self.past.had

@@ -29,14 +29,14 @@ def codes(held: Histories) -> dict[str | None, int]:
     return {**{name: first + n for n, name in enumerate(names)}, None: held.users - 1}
 
 
-def table(signals: Signals, causes: Causes, k: int) -> pa.Table:
-    """The fallback lists with reasons, in the columns of Recommender.recommend; for everyone first. `signals` are of histories made by `added`."""
+def table(signals: Signals, causes: Causes, k: int, allowed: np.ndarray) -> pa.Table:
+    """The fallback lists with reasons, in the columns of Recommender.recommend; for everyone first. `signals` are of histories made by `added`;
+    `allowed` (items,) is what may be listed."""
     events = signals.past.events
     found = codes(events)
     users = np.array([found[None], *(code for country, code in found.items() if country is not None)])
     values = signals.popular(users).astype(np.float64)
-    seen = np.bincount(events.item, minlength=events.items) > 0
-    best = top_k(np.where(seen, values, -np.inf), k)
+    best = top_k(np.where(allowed, values, -np.inf), k)
     row, column = np.nonzero(best >= 0)
     item = best[row, column]
     return pa.table({

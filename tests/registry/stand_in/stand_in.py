@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -40,7 +40,8 @@ class Recommender:
         return made
 
     def recommend(
-        self, histories: pa.Table, as_of: datetime, k: int, user_ids: Sequence[str] | None = None, items: pa.Table | None = None
+        self, histories: pa.Table, as_of: datetime, k: int, user_ids: Sequence[str] | None = None, items: pa.Table | None = None,
+        barred: Collection[str] = (),
     ) -> pa.Table:
         everyone: Counter[str] = Counter()
         own: dict[tuple[str, str], Counter[str]] = {("everyone", "*"): Counter()}
@@ -53,7 +54,7 @@ class Recommender:
                 own.setdefault(("country", row["country"]), Counter()).update(seen)
         rows = []
         for (audience, key), counts in sorted(own.items()):
-            score = {i: n + 100.0 * counts[i] + self.bias for i, n in everyone.items()}
+            score = {i: n + 100.0 * counts[i] + self.bias for i, n in everyone.items() if i not in barred}
             best = sorted(score, key=lambda i: (-score[i], i))[:k]
             rows += [{"audience": audience, "audience_id": key, "rank": r, "item_id": i, "score": score[i],
                       "reason": "popular"} for r, i in enumerate(best, 1)]
