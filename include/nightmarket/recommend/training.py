@@ -38,8 +38,8 @@ _STEPS = 2
 """Moments to a fit window: their lists look into overlapping weeks."""
 VALID_SHARE = 0.1
 """Of shoppers, kept from the towers' first stage to stop it early."""
-LISTS = 8_000
-"""Over all cuts; more shoppers than this are sampled, which bounds memory."""
+LISTS, CELLS = 8_000, 2_000_000
+"""Lists, and candidates in them, over all cuts; more shoppers than that are sampled, which bounds memory."""
 TOWER_WEIGHT_DECAY = 1e-3
 TOWER_EPOCHS = 12
 CONTINUED_EPOCHS = 3
@@ -196,6 +196,7 @@ def train(past: Histories, catalogue: Catalogue, cut: float, settings: Settings,
     trainer = _tower_trainer(past, priced, shape, settings, placement)
     current = Towers(trainer.model, shape, names)
     parts: list[Lists] = []
+    most = max(min(LISTS, CELLS // settings.candidates) // len(cuts), 1)
     begin = first
     for n, moment in enumerate([*cuts, cut]):
         with logs.stage(_LOG, "towers_trained", stage=n + 1, of=len(cuts) + 1) as said:
@@ -208,7 +209,7 @@ def train(past: Histories, catalogue: Catalogue, cut: float, settings: Settings,
         with logs.stage(_LOG, "lists_made", stage=n + 1, of=len(cuts)) as said:
             pairs = pairs_at(past, moment, PURCHASE)
             signals = Signals(pairs, priced, groups, options, {TOWER: current.signal(codes, priced)})
-            parts.append(_lists(signals, past.between(moment, moment + settings.fit_days * DAY), n - len(cuts) + 1, LISTS // len(cuts), settings))
+            parts.append(_lists(signals, past.between(moment, moment + settings.fit_days * DAY), n - len(cuts) + 1, most, settings))
             said["lists"] = len(parts[-1])
     made = Lists.together(parts)
     del parts
