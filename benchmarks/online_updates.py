@@ -154,7 +154,7 @@ def _freshness(sold: pd.DataFrame, items: Any, day: date, model: Recommender, cy
             began = time.monotonic()
             start(spark, intake, None).awaitTermination()
             known = now(lake, day)
-            made = publication(model, known.histories, items, known.as_of, top_k, "recommender", "1")
+            made = publication(model, known.histories, items, known.as_of, top_k, "recommender", "1", settings.shop.lists)
             serve(settings.places.root / "published", made.rows, About(day, "recommender", "1", f"{n:024d}"))
             seconds.append(time.monotonic() - began)
         taken = sum(t.rows_out for t in intake.taken)

@@ -155,7 +155,7 @@ def _turns(trainers: dict[str, tuple[Trainer, Iterator[Any]]], steps: int, turns
         for name, (trainer, batches) in trainers.items():
             started = time.monotonic()
             for _ in range(steps // 16):
-                trainer._train_steps(batches, rates)
+                trainer._train_steps(batches, tensorflow().constant(rates), tensorflow().constant(16))
             if turn:
                 took[name].append((time.monotonic() - started) / steps)
     return took

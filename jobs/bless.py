@@ -56,7 +56,7 @@ def run(night: Night) -> list[Manifest]:
     evaluation = judged(night, candidate, folder, kind)
     registry = Registry(settings, kind)
     registry.sync()
-    version = registry.find(candidate.recipe, weights_digest(folder / "model"))
+    version = registry.find(candidate.recipe, weights_digest(candidates.saved_in(folder)))
     if version is None:
         raise Refused(f"the candidate of {night.run_date} is not registered; run "
                       f"`python -m jobs.register --model {kind.id} --run-date {night.run_date}` first")

@@ -3,7 +3,8 @@
 Needs the candidate of `jobs.train`. Full ranking over everything that may be recommended: ndcg@10, recall@20, mrr, hit_rate@10,
 coverage@20, novelty@20, by slice, each with a 95 % interval over shoppers; the behaviour heads' accuracy, precision, recall, F1, AUC
 and average precision. Publishes gold.evaluation, and leaves `evaluation/` (numbers, per-shopper values, pictures) in the
-candidate's folder. Nothing is done where this very candidate and champion were judged before (unless --force).
+candidate's folder. With `model.compression` a candidate with smaller weights is judged too, and stands in for it where it loses no
+more than `blessing.compression_loss`. Nothing is done where this very candidate and champion were judged before (unless --force).
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from nightmarket.lake import Input, Manifest, code_version, newest_arrow
 from nightmarket.quality.verdict import passed_nights
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from nightmarket.evaluate.judge import Verdicts
+    from nightmarket.learn.compress import Precision
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry.candidate import Candidate
     from nightmarket.registry.client import RegisteredModel
@@ -86,6 +93,10 @@ def _judge(
     for debris in folder.glob(".evaluation-*"):
         shutil.rmtree(debris)
     found.save(staging, shop.title or shop.shop)
+    for old in ("compressed", ".compressed"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    if (precision := shop.model.compression) != "none":
+        _compress(night, precision, folder, models[CHALLENGER][1], found, table, items, staging)
     candidates.replace(folder / "evaluation", staging)
     rows = found.rows()
     with night.lake.writer(EVALUATION, [night.run_date]) as writer:
@@ -100,6 +111,30 @@ def _judge(
     for name in found.table:
         log.info(logs.said("result", model=name, metric=metric, value=str(found.table[name]["all"][metric])))
     return manifest
+
+
+def _compress(
+    night: Night, precision: Precision, folder: Path, original: Recommender, found: Verdicts, table: pa.Table, items: pa.Table, staging: Path,
+) -> None:
+    """The candidate with smaller weights, judged on the same shoppers; `compressed/` stays where the gate lets it stand in."""
+    from nightmarket.evaluate.judge import CHALLENGER, quality
+    from nightmarket.recommend import compact
+
+    shop = night.settings.shop
+    rules = shop.blessing
+    small = original.compressed(precision, folder / ".compressed")
+    signals = {n: m.signals(table, found.trial.holdout.cut, items) for n, m in (("original", original), ("compressed", small))}
+    compared = compact.compare(
+        precision, {"original": (original, folder / "model"), "compressed": (small, folder / ".compressed")}, signals,
+        {"original": found.judged[CHALLENGER].values[rules.metric], "compressed": quality(small, table, items, found.trial)[rules.metric]},
+        rules.compression_loss, shop.model.bootstrap, shop.model.seed)
+    compared.save(staging / "compression.json")
+    if compared.verdict.passed:
+        (folder / ".compressed").rename(folder / "compressed")
+    else:
+        shutil.rmtree(folder / ".compressed")
+    log.info(logs.said("compressed", precision=precision, passed=compared.verdict.passed, lost=str(compared.verdict.lost), allowed=rules.compression_loss,
+                       bytes=int(compared.table["compressed"]["bytes"]), of=int(compared.table["original"]["bytes"])))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """Publish the champion's recommendations for every shopper and every stranger.
 
 Reads the night's gold.features and the newest silver.items, asks the champion as of the end of the night, and publishes
-gold.recommendations: the best `model.top_k` for each known shopper, each country and everyone, with reasons. A shopper without
-a list of their own gets the country's, else everyone's; how many is noted. Then the partition becomes the lookup that serves
+gold.recommendations: the best `model.top_k` that `lists` of shop.yaml lets through, for each known shopper, each country and everyone,
+with reasons. A shopper without a list of their own gets the country's, else everyone's; how many is noted. Then the partition becomes the lookup that serves
 (`jobs.lookup`), replaced by one rename.
 
 A past night is answered by the champion of that night, never by one that learnt from later data, and does not replace a newer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nightmarket.registry.client import RegisteredModel
 
 log = logs.logger("publish")
-SECTIONS = ("model", "time_zone")
+SECTIONS = ("model", "lists", "time_zone")
 
 
 def run(night: Night) -> list[Manifest]:
@@ -72,7 +72,8 @@ def answers(night: Night, model: RegisteredModel) -> tuple[Publication, datetime
     histories = night.lake.at(FEATURES, night.run_date).arrow()
     items = newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
     with logs.stage(log, "recommended", run_date=night.run_date, version=model.version) as said:
-        made = publication(Recommender.load(model.folder), histories, items, as_of, settings.shop.model.top_k, model.name, model.version)
+        made = publication(Recommender.load(model.folder), histories, items, as_of, settings.shop.model.top_k, model.name, model.version,
+                           settings.shop.lists)
         said |= made.notes()
     return made, as_of
 

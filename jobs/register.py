@@ -40,7 +40,7 @@ def run(night: Night) -> list[Manifest]:
     folder = candidates.folder_of(night.settings, night.run_date, kind)
     evaluation = judged(night, candidate, folder, kind)
     registry = Registry(night.settings, kind)
-    version = registry.find(candidate.recipe, weights_digest(folder / "model"))
+    version = registry.find(candidate.recipe, weights_digest(candidates.saved_in(folder)))
     if night.dry_run:
         log.info(logs.said("would register" if version is None else "current", run_date=night.run_date, version=version))
         return []

@@ -165,7 +165,7 @@ def _decide(
     challenger.save(saved)
     snapshot = Snapshot(known.histories, known.as_of)
     questions = example(known.histories)
-    handed = submission(night.run_date, asked, saved, snapshot, questions, answers(challenger, snapshot, questions))
+    handed = submission(night.run_date, asked, saved, snapshot, questions, answers(challenger.standing(snapshot.histories, snapshot.as_of), questions))
     handed = replace(handed, tags=_lineage(night, champion, challenger),
                      documents={"inputs.json": [asdict(i) for i in read], "evaluation.json": evaluation})
     version = registry.register(handed)
@@ -252,7 +252,8 @@ def _serve(night: Night, champion: RegisteredModel, model: Recommender, known: N
         log.info(logs.said("serving already", run_date=now.run_date, version=now.model_version))
         return
     with logs.stage(log, "answered", version=champion.version, live=known.live) as said:
-        made = publication(model, known.histories, items, known.as_of, settings.shop.model.top_k, champion.name, champion.version)
+        made = publication(model, known.histories, items, known.as_of, settings.shop.model.top_k, champion.name, champion.version,
+                           settings.shop.lists)
         said |= made.notes()
     serve(folder, made.rows, about)
 

@@ -206,6 +206,30 @@ class Schedule(_Frozen):
         return value
 
 
+class Lists(_Frozen):
+    """Rules on the published lists. What they refuse is not shown; the next best takes its place."""
+
+    in_stock: bool = Field(default=True, description="Only what can be bought; an item whose stock is not known can.")
+    blocked_items: tuple[str, ...] = ()
+    blocked_brands: tuple[str, ...] = ()
+    blocked_categories: tuple[str, ...] = Field(default=(), description="Goods for adults, and whatever else is not to be recommended.")
+    price: tuple[float, float] | None = Field(default=None, description="Lowest and highest list price; an unknown one is outside.")
+    brand_cap: int | None = Field(default=None, ge=1, description="Items of one brand in a list, at most.")
+    exclude_bought_days: float = Field(default=0, ge=0, description="What a shopper bought within so many days is not shown to them; 0: it may be.")
+    diversity: float = Field(default=0, ge=0, le=1, description="Weight of being unlike what is already listed.")
+    novelty: float = Field(default=0, ge=0, le=1, description="Weight of being seldom bought.")
+    new_items_share: float = Field(default=0, ge=0, le=0.5, description="Share of all places, at most, that new items get beyond their own merit.")
+    new_items_until: int = Field(default=100, ge=1, description="Shoppers who have met a new item, after which it is new no longer.")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Lists:
+        if self.diversity + self.novelty > 1:
+            raise ValueError(f"diversity {self.diversity} and novelty {self.novelty} are more than 1 together; lower one")
+        if self.price is not None and self.price[0] > self.price[1]:
+            raise ValueError(f"price {list(self.price)}: the lowest comes first")
+        return self
+
+
 class Model(_Frozen):
     """The recommender's settings."""
 
@@ -217,13 +241,19 @@ class Model(_Frozen):
     minimum_users: int = Field(default=20, ge=2, description="Fewer shoppers in the holdout: refuse to judge.")
     embedding_dim: int = Field(default=64, ge=4, le=1024)
     max_history: int = Field(default=100, ge=5, le=2048, description="Newest events of a shopper that the towers read.")
-    candidates: int = Field(default=300, ge=20, le=10_000)
+    candidates: int = Field(default=200, ge=20, le=10_000)
+    heads: Literal["shared_bottom", "mmoe", "ple"] = Field(
+        default="shared_bottom", description="How the ranking score and the behaviours share their network; gates cost about as much."
+    )
     epochs: int = Field(default=30, ge=1, le=1000)
     batch_size: int = Field(default=256, ge=1, description="Global: over all replicas.")
     learning_rate: float = Field(default=2e-3, gt=0)
     clip_norm: float = Field(default=1.0, gt=0)
     patience: int = Field(default=3, ge=1)
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    compression: Literal["none", "float16", "int8"] = Field(
+        default="none", description="Smaller weights, where blessing.compression_loss is kept; otherwise the model serves as it is."
+    )
     replicas: int = Field(default=0, ge=0, description="0: every accelerator, else one CPU replica; n: n logical CPUs.")
     top_k: int = Field(default=20, ge=1, le=1000)
     questions: int = Field(default=10, ge=1, le=100, description="Asked of a newcomer, at most.")
@@ -526,6 +556,7 @@ class Shop(_Frozen):
     gate: GateRules = GateRules()
     schedule: Schedule = Schedule()
     model: Model = Model()
+    lists: Lists = Lists()
     blessing: Blessing = Blessing()
     drift: Drift = Drift()
     retraining: Retraining = Retraining()

@@ -13,7 +13,7 @@ from jobs import evaluate, train
 from nightmarket.contracts import EVALUATION, FEATURES
 from nightmarket.lake import Lake
 from nightmarket.recommend.histories import PURCHASE, Histories, seconds
-from nightmarket.registry.candidate import folder_of
+from nightmarket.registry.candidate import folder_of, saved_in
 from nightmarket.shop import Settings
 from tests.jobs.learning import NIGHT, argv, put, shop
 from tests.recommend.synthetic import moment
@@ -117,3 +117,23 @@ def _with_a_champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     assert {r["model_version"] for r in rows if r["model"] == "champion"} == {"7"}
     said = json.loads((folder.parent / "evaluation" / "evaluation.json").read_text())
     assert {i[end] for s in said["differences"]["champion"].values() for i in s.values() for end in ("value", "low", "high")} == {0.0}
+
+
+@pytest.mark.tensorflow
+def test_smaller_weights_stand_in_only_where_the_gate_lets_them(make_settings: Make) -> None:
+    settings = shop(make_settings, compression="int8")
+    assert train.main(argv(settings)) == 0
+    assert evaluate.main(argv(settings)) == 0
+    folder = folder_of(settings, NIGHT)
+    said = json.loads((folder / "evaluation" / "compression.json").read_text())
+    assert said["precision"] == "int8" and said["allowed"] == settings.shop.blessing.compression_loss
+    assert said["passed"] == (said["lost"]["high"] <= said["allowed"])
+    assert saved_in(folder) == folder / ("compressed" if said["passed"] else "model")
+    assert (folder / "compressed").is_dir() == said["passed"] and not (folder / ".compressed").exists()
+    table = said["table"]
+    assert table["compressed"]["bytes"] < table["original"]["bytes"]
+    assert all(0 < row["median_ms"] <= row["p99_ms"] for row in table.values())
+    evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    metric = settings.shop.blessing.metric
+    assert table["original"]["quality"] == pytest.approx(evaluation["models"]["challenger"]["slices"]["all"][metric]["value"])
+    assert said["lost"]["value"] == pytest.approx(table["original"]["quality"] - table["compressed"]["quality"])

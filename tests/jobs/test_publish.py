@@ -15,12 +15,12 @@ import pytest
 
 from jobs import ledger as ledger_job
 from jobs import lookup, publish
-from nightmarket.contracts import RECOMMENDATIONS
+from nightmarket.contracts import ITEMS, RECOMMENDATIONS
 from nightmarket.lake import Lake
 from nightmarket.recommend.lookup import About, Lookup, PublicationError, serve, serving
 from nightmarket.recommend.publish import IncompleteAnswer, publication
 from nightmarket.registry.client import Registry, Submission
-from nightmarket.shop import Settings
+from nightmarket.shop import Lists, Settings
 from tests.registry import nights
 from tests.registry.conftest import AS_OF, empty_database, prepared, stand_in, submission  # noqa: F401
 from tests.registry.nights import D
@@ -224,7 +224,7 @@ EVERYONE = ("everyone", "*", 1, "a", 1.0)
 
 def _publication(*rows: tuple[str, str, int, str, float]) -> Any:
     table = nights.rows(D(0), [("u1", "DE", ["a"]), ("u2", "DE", []), ("u3", None, [])])
-    return publication(_Answers(*rows), table, table, AS_OF, 2, "m", "1")
+    return publication(_Answers(*rows), table, ITEMS.arrow_schema().empty_table(), AS_OF, 2, "m", "1", Lists())
 
 
 def test_shoppers_left_out_get_their_countrys_list_else_everyones() -> None:

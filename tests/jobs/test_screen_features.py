@@ -15,7 +15,6 @@ from nightmarket.contracts import (
     DAILY_SALES,
     EVENTS,
     FEATURES,
-    ITEMS,
     ORDERS,
     QUALITY,
     REVIEWS,
@@ -148,8 +147,6 @@ def test_what_is_blocked_is_left_out_from_the_next_night_on_and_comes_back(spark
 def test_a_planted_ring_lifts_a_product_only_without_screening(spark: Any, settings: Settings) -> None:
     from nightmarket.evaluate.protocol import Holdout
     from nightmarket.recommend import baselines
-    from nightmarket.recommend.catalogue import Catalogue
-    from nightmarket.recommend.evidence import Evidence
     from nightmarket.recommend.histories import Histories, seconds
 
     honest = [event(f"h{u}-{i}", D1, user_id=f"u{u}", item_id=i, order_id=f"oh{u}-{i}") for u in range(12) for n, i in enumerate("ABCDE") if u % (n + 1) == 0]
@@ -165,8 +162,7 @@ def test_a_planted_ring_lifts_a_product_only_without_screening(spark: Any, setti
         table = Lake(settings.places.lake).at(FEATURES, night).arrow()
         held = Histories.from_table(table)
         moment = Holdout.of(night, 1, settings.zone).end
-        evidence = Evidence.of(held, Catalogue.of(held.item_ids, ITEMS.arrow_schema().empty_table()), float(seconds(moment)))
-        ranked = baselines.rank("popularity", evidence, np.array([0]), 3, np.ones(len(held.item_ids), bool))
+        ranked = baselines.rank("popularity", baselines.Bought(held, float(seconds(moment))), np.array([0]), 3, np.ones(len(held.item_ids), bool))
         return [held.item_ids[i] for i in ranked[0]]
 
     assert "R" in first_three(D2), "unscreened the ring buys it into the first three"

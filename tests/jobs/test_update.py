@@ -173,7 +173,7 @@ def test_a_real_model_learns_from_live_events(make_settings: Callable[..., Setti
     registry = Registry(made)
     snapshot = Snapshot(table, cut)
     questions = example(table)
-    version = registry.register(handed(learning.NIGHT, "first", tmp_path / "model", snapshot, questions, answers(first, snapshot, questions)))
+    version = registry.register(handed(learning.NIGHT, "first", tmp_path / "model", snapshot, questions, answers(first.standing(snapshot.histories, snapshot.as_of), questions)))
     registry.ledger.promote("recommender", version, None, "ada", "test", {}, learning.NIGHT)
     day = learning.NIGHT + timedelta(days=1)
     noon = datetime.combine(day, datetime.min.time(), timezone.utc) + timedelta(hours=12)

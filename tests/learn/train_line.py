@@ -22,11 +22,11 @@ class Marked(loop.Trainer):
     def fit(self, *args: Any, **kwargs: Any) -> list[dict[str, float]]:
         compiled = self._train_steps
 
-        def marked(batches: Any, rates: Any) -> Any:
-            answer = compiled(batches, rates)
-            self.steps += len(rates)
+        def marked(batches: Any, rates: Any, count: Any) -> Any:
+            answer = compiled(batches, rates, count)
+            self.steps += int(count)
             with self.marker.open("ab") as out:
-                out.write(b"." * len(rates))
+                out.write(b"." * int(count))
             time.sleep(self.pause)
             return answer
 

@@ -80,7 +80,8 @@ def test_saved_and_loaded_in_a_fresh_process_it_answers_the_same(model: Any, tab
     import pyarrow.parquet as pq
 
     model.save(tmp_path / "model")
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["catalogue.json", "ranker.keras", "recommender.json", "towers.keras"]
+    trees = ["trees.txt"] if "trees" in model.config["weights"] else []
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["catalogue.json", "ranker.keras", "recommender.json", "towers.keras", *trees]
     pq.write_table(tables[0], tmp_path / "h.parquet")
     code = (
         "import sys, pickle, pyarrow.parquet as pq; from pathlib import Path; from datetime import datetime\n"
@@ -98,6 +99,20 @@ def test_saved_and_loaded_in_a_fresh_process_it_answers_the_same(model: Any, tab
     assert np.abs(again["score"].to_numpy() - answers["score"].to_numpy()).max() < 1e-6
 
 
+@pytest.mark.parametrize(("precision", "share"), [("float16", 0.6), ("int8", 0.35)])
+def test_small_weights_answer_nearly_the_same(
+    model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table, tmp_path: Path, precision: str, share: float,
+) -> None:
+    model.save(tmp_path / "whole")
+    small = model.compressed(precision, tmp_path / "small")
+    size = {f: sum(p.stat().st_size for p in (tmp_path / f).iterdir() if p.suffix in (".keras", ".npz")) for f in ("whole", "small")}
+    assert size["small"] < share * size["whole"]
+    made = lists(small.recommend(tables[0], CUT, 5))
+    same = [len(set(made[k]) & set(v)) / 5 for k, v in lists(answers).items()]
+    assert np.mean(same) > 0.95
+    assert (tmp_path / "small" / "ranker.npz").is_file() and not (tmp_path / "small" / "ranker.keras").exists()
+
+
 def test_events_after_the_moment_change_nothing(model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table) -> None:
     past = []
     for row in tables[0].to_pylist():
@@ -106,11 +121,32 @@ def test_events_after_the_moment_change_nothing(model: Any, tables: tuple[pa.Tab
     assert model.recommend(features(past), CUT, 5).equals(answers)
 
 
+def test_what_is_barred_is_on_nobodys_list(model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table) -> None:
+    best = Counter(answers["item_id"].to_pylist()).most_common(2)
+    made = lists(model.recommend(tables[0], CUT, 5, barred=[i for i, _ in best]))
+    assert made.keys() == lists(answers).keys() and {len(v) for v in made.values()} == {5}
+    assert not {i for i, _ in best} & {i for v in made.values() for i in v}
+
+
 def test_some_shoppers_get_what_they_get_among_all(model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table) -> None:
     made = lists(model.recommend(tables[0], CUT, 5, user_ids=["u0007", "u0003", "never seen"]))
     everyone = lists(answers)
     assert [k for k in made if k[0] == "user"] == [("user", "u0003"), ("user", "u0007")]
     assert all(everyone[k] == v for k, v in made.items())
+
+
+def test_a_visit_changes_the_answer_of_its_shopper_alone(model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table) -> None:
+    standing = model.standing(tables[0], CUT)
+    everyone = lists(answers)
+    unseen = next(i for i in standing.signals.past.events.item_ids if i not in everyone["user", "u0003"])
+    seen = standing.visit("u0003", None, [unseen], 5).to_pylist()
+    assert [r["item_id"] for r in seen] != everyone["user", "u0003"]
+    assert [r["audience_id"] for r in seen] == ["u0003"] * 5
+    stranger = standing.visit("nobody", "DE", ["i003", "no such item"], 5).to_pylist()
+    assert "i003" in [r["item_id"] for r in stranger]
+    # the keys of strangers are nobody's
+    assert [r["item_id"] for r in standing.visit("FR", "DE", ["i003"], 5).to_pylist()] == [r["item_id"] for r in stranger]
+    assert lists(standing.recommend(5, ["u0003"]))["user", "u0003"] == everyone["user", "u0003"]
 
 
 def test_more_than_the_catalogue_gives_the_catalogue(model: Any, tables: tuple[pa.Table, pa.Table]) -> None:
@@ -143,7 +179,7 @@ def test_heads_and_absent_behaviours_are_stated(model: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize(("broken", "said"), [
     ("recommender.json", "recommender.json is missing; the folder holds no saved recommender"),
     ("ranker.keras", "ranker.keras is missing; the copy is not whole"),
-    ("format", "is of format 99, this code reads 1; train again"),
+    ("format", "is of format 99, this code reads 2; train again"),
     ("features", "was trained on other features than this code makes"),
 ])
 def test_a_broken_copy_is_refused_by_name(model: Any, tmp_path: Path, broken: str, said: str) -> None:

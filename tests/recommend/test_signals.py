@@ -121,7 +121,8 @@ def test_every_score_is_a_number_and_not_negative(busy: Histories) -> None:
     items = np.array([[3, -1, 7, 0]] * 20)
     for name, block in found.items():
         np.testing.assert_array_equal(values_of(block, items), np.where(items >= 0, plain[name][:, items[0]], 0.0))
-    assert len(names(made)) == len(set(names(made)))
+    said = names(PURCHASE, made.names, made.groups.names)
+    assert len(said) == len(set(said))
 
 
 @given(st.integers(0, 1000), st.integers(1, 8))

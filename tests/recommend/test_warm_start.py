@@ -59,7 +59,7 @@ def test_it_learns_and_keeps_the_ranker(shop: Any, before: Recommender, tmp_path
     now, was = tables(warm)["identity"], tables(before)["identity"]
     assert not np.array_equal(now, was), "the towers learnt"
     assert np.array_equal(now, tables(again)["identity"]), "the same start, the same end"
-    for a, b in zip(warm._ranker.variables, before._ranker.variables, strict=True):
+    for a, b in zip(warm._second.network.variables, before._second.network.variables, strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
     assert warm.config["cut"].startswith(synthetic.moment(84).date().isoformat())
     warm.save(tmp_path / "saved")

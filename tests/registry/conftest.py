@@ -60,7 +60,7 @@ def submission(tmp_path: Path, stand_in: ModuleType) -> Callable[..., Submission
         recommender.save(folder)
         snapshot = Snapshot(histories(), AS_OF)
         questions = [Question("u1", k=3), Question("nobody", "FR", k=3), Question(k=3), Question("u1", item_ids=("d", "d"), k=3)]
-        made = packaged(run_date, recipe, folder, snapshot, questions, answers(recommender, snapshot, questions))
+        made = packaged(run_date, recipe, folder, snapshot, questions, answers(recommender.standing(snapshot.histories, snapshot.as_of), questions))
         return replace(made, **more)
 
     return make

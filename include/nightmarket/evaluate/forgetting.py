@@ -15,8 +15,7 @@ import pyarrow as pa
 from nightmarket.evaluate import metrics
 from nightmarket.evaluate.bootstrap import Interval, difference
 from nightmarket.evaluate.protocol import Holdout, Trial
-from nightmarket.recommend.catalogue import Catalogue
-from nightmarket.recommend.evidence import Evidence
+from nightmarket.recommend.baselines import Bought
 from nightmarket.recommend.histories import Histories, seconds
 from nightmarket.recommend.model import Recommender
 
@@ -44,8 +43,8 @@ def lost(
     rows = np.arange(len(trial.users))
     if len(rows) > SHOPPERS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, SHOPPERS, replace=False))
-    evidence = Evidence.of(trial.histories, Catalogue.of(trial.histories.item_ids, items), float(seconds(holdout.cut)))
-    shares = metrics.self_information_share(evidence.buyers, int((np.diff(evidence.personal[-1].indptr) > 0).sum()))
+    bought = Bought(trial.histories, float(seconds(holdout.cut)))
+    shares = metrics.self_information_share(bought.buyers, bought.shoppers)
     values = [metrics.per_user(lists(m, table, items, trial, rows), trial.truth[rows], shares)[metric] for m in (new, old)]
     return difference(values[0], values[1], resamples, seed)
 
@@ -57,7 +56,7 @@ def lists(model: Recommender, table: pa.Table, items: pa.Table, trial: Trial, ro
     recode = np.array([place.get(item, -1) for item in held.item_ids], dtype=np.int64)
     lists = np.full((len(rows), _DEPTH), -1, np.int64)
     wanted = trial.users[rows]
-    for block in model.rank(model.evidence(held, trial.holdout.cut, items), wanted, _DEPTH):
+    for block in model.rank(model.signals(held, trial.holdout.cut, items), wanted, _DEPTH):
         at = np.searchsorted(wanted, block.users)
         lists[at, : block.items.shape[1]] = np.where(block.items >= 0, recode[np.maximum(block.items, 0)], -1)
     return lists

@@ -28,10 +28,9 @@ from nightmarket.evaluate import heads, metrics, plots, slices
 from nightmarket.evaluate.bootstrap import Interval, difference, draws, mean
 from nightmarket.evaluate.protocol import Trial
 from nightmarket.recommend import baselines, ranker, training
-from nightmarket.recommend.catalogue import Catalogue
-from nightmarket.recommend.evidence import Evidence
 from nightmarket.recommend.histories import Histories, seconds
 from nightmarket.recommend.model import Recommender
+from nightmarket.recommend.signals import Signals
 
 _LOG = logs.logger("evaluate")
 DEPTH = 100
@@ -115,15 +114,15 @@ def judge(
     table: rows of gold.features that `trial.histories` was made from; items: rows of silver.items.
     """
     histories, cut = trial.histories, float(seconds(trial.holdout.cut))
-    evidence = Evidence.of(histories, Catalogue.of(histories.item_ids, items), cut)
-    shares = metrics.self_information_share(evidence.buyers, int((np.diff(evidence.personal[-1].indptr) > 0).sum()))
+    bought = baselines.Bought(histories, cut)
+    shares = metrics.self_information_share(bought.buyers, bought.shoppers)
     judged: dict[str, Judged] = {}
     for name, (version, model) in models.items():
         with logs.stage(_LOG, "judged", model=name, version=version):
             judged[name] = _judge_model(name, version, model, table, items, trial, shares, seed)
     for name in baselines.BASELINES:
         with logs.stage(_LOG, "judged", model=name):
-            ranked = baselines.rank(name, evidence, trial.users, DEPTH, trial.allowed)
+            ranked = baselines.rank(name, bought, trial.users, DEPTH, trial.allowed)
             judged[name] = Judged(name, None, ranked, metrics.per_user(ranked, trial.truth, shares))
 
     user_slices, item_slices = slices.of_users(trial, slice_users), slices.of_items(trial)
@@ -155,39 +154,52 @@ def judge(
     return Verdicts(trial, seed, resamples, judged, found, apart, head_table, user_slices)
 
 
-def _judge_model(
-    name: str, version: str | None, model: Recommender, table: pa.Table, items: pa.Table, trial: Trial, shares: np.ndarray, seed: int,
-) -> Judged:
+def quality(model: Recommender, table: pa.Table, items: pa.Table, trial: Trial) -> Mapping[str, np.ndarray]:
+    """metric -> (n,) of each judged shopper, for a model that is compared with another outside of the table."""
+    bought = baselines.Bought(trial.histories, float(seconds(trial.holdout.cut)))
+    shares = metrics.self_information_share(bought.buyers, bought.shoppers)
+    return metrics.per_user(_lists_of(model, table, items, trial)[0], trial.truth, shares)
+
+
+def _lists_of(model: Recommender, table: pa.Table, items: pa.Table, trial: Trial) -> tuple[np.ndarray, Histories, Signals]:
+    """((n, DEPTH) lists in codes of the trial, histories in the model's codes, what was known at the cut)."""
     held = Histories.from_table(table, list(model.catalogue.item_ids))
-    evidence = model.evidence(held, trial.holdout.cut, items)
+    signals = model.signals(held, trial.holdout.cut, items)
     place = {item: n for n, item in enumerate(trial.histories.item_ids)}
     # a vocabulary may hold items that no history has any more: they are not among what is judged
     recode = np.array([place.get(item, -1) for item in held.item_ids], dtype=np.int64)
     lists = np.full((len(trial.users), DEPTH), -1, np.int64)
-    for block in model.rank(evidence, trial.users, DEPTH):
+    for block in model.rank(signals, trial.users, DEPTH):
         rows = np.searchsorted(trial.users, block.users)
         lists[rows, : block.items.shape[1]] = np.where(block.items >= 0, recode[np.maximum(block.items, 0)], -1)
-    pairs = _pairs(model, evidence, held, trial, seed)
+    return lists, held, signals
+
+
+def _judge_model(
+    name: str, version: str | None, model: Recommender, table: pa.Table, items: pa.Table, trial: Trial, shares: np.ndarray, seed: int,
+) -> Judged:
+    lists, held, signals = _lists_of(model, table, items, trial)
+    pairs = _pairs(model, signals, held, trial, seed)
     return Judged(name, version, lists, metrics.per_user(lists, trial.truth, shares), pairs, model.config["thresholds"])
 
 
-def _pairs(model: Recommender, evidence: Evidence, held: Histories, trial: Trial, seed: int) -> dict[str, heads.Pairs]:
+def _pairs(model: Recommender, signals: Signals, held: Histories, trial: Trial, seed: int) -> dict[str, heads.Pairs]:
     """Candidates of a seeded sample of all shoppers with a history, with said and seen behaviour, by task."""
-    known = np.unique(evidence.histories.user).astype(np.int64)
+    known = np.unique(signals.past.events.user).astype(np.int64)
     if len(known) > HEAD_SHOPPERS:
         known = np.sort(np.random.default_rng(seed).choice(known, HEAD_SHOPPERS, replace=False))
     future = held.between(float(seconds(trial.holdout.cut)), float(seconds(trial.holdout.end)))
     owner, logit, did, done = [], [], [], 0
-    for block in model.rank(evidence, known, 1):
-        candidates = block.lists.candidates
-        row, column = np.nonzero(candidates.items >= 0)
+    for ranked in model.rank(signals, known, 1):
+        block = ranked.block
+        row, column = np.nonzero(block.items >= 0)
         owner.append(row + done)
-        logit.append(block.logits[row, column])
-        did.append(training.labels(future, candidates)[row, column])
-        done += len(candidates.users)
+        logit.append(ranked.logits[row, column])
+        did.append(training.labels(future, block)[row, column])
+        done += len(block.users)
     if not owner:
         return {}
-    owners, logits, seen = np.concatenate(owner), np.concatenate(logit).astype(np.float64), np.concatenate(did) > 0
+    owners, logits, seen = np.concatenate(owner), np.concatenate(logit).astype(np.float64), np.concatenate(did)
     return {
         task: heads.Pairs(owners, 1.0 / (1.0 + np.exp(-logits[:, n])), seen[:, n], done)
         for n, task in enumerate(ranker.TASKS) if task in model.tasks

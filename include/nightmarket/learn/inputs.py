@@ -92,15 +92,20 @@ class Examples:
             if left_out < whole:
                 yield {k: padded(v[:size], size).reshape(whole, self.batch_size, *v.shape[1:])[left_out:] for k, v in block.items()}
 
-    def dataset(self, tf: Any, epoch: int = 0, skip: int = 0) -> Any:
-        """tf.data.Dataset of the same batches, read ahead while the model computes.
+    def dataset(self, tf: Any, epoch: int = 0, skip: int = 0, epochs: int = 1) -> Any:
+        """tf.data.Dataset of the same batches, read ahead while the model computes; of `epochs` epochs from this one on, `skip` of the
+        first left out.
 
         Python hands over whole shuffled blocks, TensorFlow cuts them into batches: what crossing over costs is paid once a block.
         """
         spec = {
             f.name: tf.TensorSpec((None, self.batch_size, *f.shape), f.dtype) for f in (*self.fields, Field(WEIGHT, "float32"))
         }
-        blocks = tf.data.Dataset.from_generator(lambda: self._blocks(epoch, skip), output_signature=spec)
+        def made() -> Iterator[dict[str, np.ndarray]]:
+            for n in range(epochs):
+                yield from self._blocks(epoch + n, 0 if n else skip)
+
+        blocks = tf.data.Dataset.from_generator(made, output_signature=spec)
         options = tf.data.Options()
         # workers each read all files and keep their share of every batch: the global batch is the same as on one machine
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

@@ -2,7 +2,7 @@
 
 Gradients are summed over replicas, then clipped by their global norm, so the update is the same on one replica or many. Several
 steps run within one call of the compiled graph, which takes its batches itself. After
-every epoch (and every `checkpoint_steps` within one) all that the next step depends on is written to `folder` and moved into
+epochs (and every `checkpoint_steps` within one) all that the next step depends on is written to `folder` and moved into
 place by one rename; a run started again after SIGKILL continues there and ends with the same weights, bit by bit.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ from nightmarket.learn.strategy import Placement, tensorflow
 _LOG = logs.logger("learn")
 _FLOAT16_SCALE = 2.0**12
 _GROW_AFTER = 1000  # finite float16 steps before the loss scale doubles
+_SAVE_SECONDS = 5.0  # of epochs that are over sooner, not each is worth a checkpoint
 _STEPS_A_CALL = 16  # of the compiled graph: what Python costs is shared by them
 
 
@@ -154,12 +156,17 @@ class Trainer:
                 variable.assign(value)
             _LOG.info(logs.said("resumed", task=self.task.name, epoch=state.epoch, step=state.step))
         weight = _weight(train)
+        saved = time.monotonic()
+        # one data set for all epochs: what making one costs is paid once
+        batches = iter(self._distributed(train, state.epoch, state.step, plan.epochs - state.epoch)) if not state.finished and state.epoch < plan.epochs else None
         while not state.finished and state.epoch < plan.epochs:
-            batches = iter(self._distributed(train, state.epoch, state.step))
             while (count := _steps_until(train.steps, state.step, plan.checkpoint_steps if folder is not None else 0)) > 0:
                 first = state.epoch * train.steps + state.step
-                rates = np.array([_rate(plan, train.steps, first + n) for n in range(count)], np.float32)
-                for loss, finite in zip(*(v.numpy().tolist() for v in self._train_steps(batches, rates)), strict=True):
+                # always of one length: another would be another graph to trace
+                rates = np.zeros(_STEPS_A_CALL, np.float32)
+                rates[:count] = [_rate(plan, train.steps, first + n) for n in range(count)]
+                answered = self._train_steps(batches, self.tf.constant(rates), self.tf.constant(count))
+                for loss, finite in zip(*(v.numpy().tolist() for v in answered), strict=True):
                     if not math.isfinite(loss) or (not self._half and not finite):
                         raise Diverged(
                             f"{self.task.name}: the {'gradient' if math.isfinite(loss) else 'loss'} is not a number at epoch "
@@ -182,8 +189,9 @@ class Trainer:
             state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
             state.finished = state.epoch >= plan.epochs or state.epoch - 1 - state.best_epoch >= plan.patience
             _LOG.info(logs.said("epoch", task=self.task.name, epoch=state.epoch, of=plan.epochs, **line))
-            if folder is not None:
+            if folder is not None and (state.finished or time.monotonic() - saved >= _SAVE_SECONDS):
                 _save(folder, plan, state, self._variables, best)
+                saved = time.monotonic()
         for variable, value in zip(self.model.variables, best, strict=True):
             variable.assign(value)
         return state.history
@@ -196,18 +204,17 @@ class Trainer:
             total += sum(self._valid_steps(batches, self.tf.constant(count)).numpy().tolist())
         return total / _weight(examples)
 
-    def _distributed(self, examples: Examples, epoch: int, skip: int = 0) -> Any:
-        return self.shared(examples.dataset(self.tf, epoch, skip))
+    def _distributed(self, examples: Examples, epoch: int, skip: int = 0, epochs: int = 1) -> Any:
+        return self.shared(examples.dataset(self.tf, epoch, skip, epochs))
 
     def shared(self, batches: Any) -> Any:
         """A tf.data.Dataset of global batches as each replica gets its share of them."""
         alone = self.placement.replicas == 1  # then a batch is its own share, and need not be cut
         return batches if alone else self.placement.strategy.experimental_distribute_dataset(batches)
 
-    def _train_some(self, batches: Any, rates: Any) -> tuple[Any, Any]:
-        """Steps on the next batches, one for each of `rates` (n,); their summed losses (n,) and whether each was finite (n,)."""
+    def _train_some(self, batches: Any, rates: Any, count: Any) -> tuple[Any, Any]:
+        """Steps on the next `count` batches at the first of `rates`; their summed losses (count,) and whether each was finite (count,)."""
         tf = self.tf
-        count = tf.shape(rates)[0]
         losses, fine = tf.TensorArray(tf.float32, count), tf.TensorArray(tf.bool, count)
         for n in tf.range(count):
             loss, finite = self._train(next(batches), rates[n])

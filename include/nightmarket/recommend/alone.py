@@ -8,7 +8,7 @@ of these lists; the moment of asking itself is never looked behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,14 @@ from nightmarket.recommend import lists as listing
 from nightmarket.recommend import second
 from nightmarket.recommend.causes import Causes
 from nightmarket.recommend.counts import top_k
+from nightmarket.recommend.earlier import FRESH, NEWCOMER, REGULAR, STRANGER, Earlier, joined, pairs_at
 from nightmarket.recommend.histories import DAY, Histories
-from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
 from nightmarket.recommend.second import Lists, Plan, Second
 from nightmarket.recommend.signals import Options, Signals
 from nightmarket.recommend.tables import Question, back, places_back
 
 _LOG = logs.logger("recommend")
 HORIZON_DAYS = 28.0
-_AUTOENCODERS = ((30.0, 1.0), (3.0, 0.2), (100.0, 2.0))
-"""(ridge, attributes) that are tried: dense purchases need little of either, short histories much."""
-_TRIED_ON = 500
-"""Shoppers."""
 _STEPS = 2
 """Moments to a horizon: their lists look into overlapping weeks."""
 _LEAST_OF_FEW = 200
@@ -119,14 +115,6 @@ def cut_times(put: Setting, wanted: int) -> list[float]:
     return [newest - n * step for n in range(wanted) if newest - n * step - first >= room]
 
 
-def pairs_at(events: Histories, moment: float, objective: int) -> Pairs:
-    past = events.before(moment)
-    had = Occasions.of(past, moment, objective)
-    return Pairs(past, moment, objective, rhythm(past, objective), Intervals.of(had, events.items))
-
-
-REGULAR, NEWCOMER, STRANGER, FRESH = "regular", "newcomer", "stranger", "fresh"
-"""Whose lists, or of what: shoppers with a history; known by a context only; known by attributes only; items that nobody had."""
 _STARTS = {REGULAR: "own", NEWCOMER: REGULAR, STRANGER: "popular", FRESH: "content"}
 
 
@@ -145,118 +133,10 @@ def segments(question: Question, put: Setting) -> tuple[str, ...]:
     return tuple(needed)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What shoppers wanted after an earlier moment."""
-
-    users: np.ndarray
-    right: np.ndarray
-    """(len(users),) how many items."""
-    code: np.ndarray
-    """(shopper * items + item), sorted."""
-    allowed: np.ndarray
-    """(items,) what could be answered."""
-    shown: Pairs
-    """What was then known of these shoppers."""
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """An earlier moment, and what came after it."""
-
-    pairs: Pairs
-    signals: Signals
-    future: Histories
-    """Events of the objective within the horizon after it."""
-    number: int
-
-    @classmethod
-    def at(cls, question: Question, put: Setting, cut: float, number: int, asked: Budget) -> Earlier:
-        pairs = pairs_at(put.events, cut, question.objective)
-        return cls(pairs, Signals(pairs, question.catalogue, question.groups, asked.options),
+def _earlier(question: Question, put: Setting, cut: float, number: int, asked: Budget) -> Earlier:
+    pairs = pairs_at(put.events, cut, question.objective)
+    return Earlier(pairs, Signals(pairs, question.catalogue, question.groups, asked.options),
                    put.events.between(cut, cut + put.horizon).of(question.objective), number)
-
-    def wanted(self, segment: str, repeats: bool) -> Wanted:
-        """What one segment's shoppers wanted."""
-        pairs, items = self.pairs, self.signals.items
-        user, item = self.future.user, self.future.item
-        sold = np.bincount(pairs.had.item, minlength=items) > 0
-        known = np.bincount(pairs.events.user, minlength=pairs.events.users) > 0
-        allowed, shown = sold, pairs
-        if segment == REGULAR:
-            keep = sold[item] & known[user]
-        elif segment == STRANGER:
-            keep = sold[item] & ~known[user]
-        elif segment == FRESH:
-            allowed = ~sold & (np.bincount(item, minlength=items) > 0) & (np.diff(self.signals.words.indptr) > 0)
-            keep = allowed[item] & known[user]
-        else:
-            day = self.future.time // int(DAY)
-            opening = np.full(pairs.events.users, np.iinfo(np.int64).max)
-            np.minimum.at(opening, user, day)
-            first = day == opening[user]
-            keep = sold[item] & ~known[user] & ~first
-            basket = self.future.where(~known[user] & first)
-            shift = np.int64(pairs.moment) - 1 - basket.time
-            shown = replace(pairs, events=_joined(pairs.events, replace(basket, time=basket.time + shift)))
-        code = np.unique(user[keep].astype(np.int64) * items + item[keep])
-        if not repeats:
-            ever = shown.ever
-            had = np.sort(np.repeat(np.arange(ever.shape[0]), np.diff(ever.indptr)).astype(np.int64) * items + ever.indices)
-            code = np.setdiff1d(code, had)
-        users, right = np.unique(code // items, return_counts=True)
-        return Wanted(users, right, code, allowed, shown)
-
-    def suited(self, options: Options, tried: Sequence[tuple[float, float]], repeats: bool) -> Options:
-        """The (ridge, attributes) of the closed-form autoencoder that orders best what was then wanted."""
-        asked = self.wanted(REGULAR, repeats)
-        users = asked.users[np.sort(np.random.default_rng([options.seed, len(asked.users)]).permutation(len(asked.users))[:_TRIED_ON])]
-        if options.dense_items < self.signals.items or len(users) < second.FEW:
-            return options
-        reached = []
-        for ridge, attributes in tried:
-            signals = replace(self.signals, options=replace(options, ridge=ridge, attributes=attributes))
-            items, places, _ = listing.propose({"linear": signals.linear_scores(asked.shown, users)}, second.DEPTH, asked.allowed,
-                                               None if repeats else asked.shown.known(users))
-            hit = np.isin(users[:, None] * signals.items + np.maximum(items, 0), asked.code) & (items >= 0)
-            reached.append(float((hit * np.log2(1.0 + places["linear"])).sum()))
-        best = int(np.argmax(reached))
-        _LOG.info(logs.said("autoencoder", ridge=tried[best][0], attributes=tried[best][1], tried=len(tried)))
-        return replace(options, ridge=tried[best][0], attributes=tried[best][1])
-
-    def lists(self, segment: str, how_many: int, asked: Budget, repeats: bool) -> Lists | None:
-        """Lists of one segment's shoppers who wanted something; None where there are none."""
-        found = self.wanted(segment, repeats)
-        users, right, code, allowed, shown = found.users, found.right, found.code, found.allowed, found.shown
-        items = self.signals.items
-        if not len(users):
-            return None
-        order = np.random.default_rng([asked.options.seed, self.number]).permutation(len(users))
-        if self.number == 0:
-            order = order[:how_many]  # what is chosen is chosen on a fair sample, lists without a hit included
-        users, right = users[order], right[order]
-        if segment == FRESH:
-            made = listing.fresh_blocks(self.signals, shown, users, np.flatnonzero(allowed), asked.candidates)
-        else:
-            made = listing.blocks(self.signals, shown, users, asked.candidates, allowed, repeats)
-        parts: list[Lists] = []
-        start = 0
-        for block in made:
-            short = asked.candidates - block.items.shape[1]
-
-            def pad(values: np.ndarray, short: int = short) -> np.ndarray:
-                return np.pad(values, ((0, 0), (0, short), *((0, 0),) * (values.ndim - 2))) if short else values
-
-            listed = pad(block.items >= 0)
-            labels = pad(np.isin(block.users[:, None].astype(np.int64) * items + np.maximum(block.items, 0), code)) & listed
-            part = Lists(pad(block.features), labels, listed, right[start : start + len(block.users)], np.full(len(block.users), -self.number),
-                         {n: pad(s) for n, s in block.scores.items()})
-            start += len(block.users)
-                # later only lists with a hit are learnt from
-            parts.append(part if self.number == 0 else part.where(labels.any(axis=1)))
-            if sum(map(len, parts)) >= how_many:
-                break
-        return Lists.together(parts)
 
 
 def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> tuple[dict[str, Second], Budget]:
@@ -265,13 +145,12 @@ def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: 
     cuts = cut_times(put, asked.moments)
     made: dict[str, list[Lists]] = {segment: [] for segment in needed}
     if cuts and REGULAR in needed:
-        earlier = Earlier.at(question, put, cuts[0], 0, asked)
-        asked = replace(asked, options=earlier.suited(asked.options, _AUTOENCODERS, repeats))
+        asked = replace(asked, options=_earlier(question, put, cuts[0], 0, asked).suited(repeats))
     for number, cut in enumerate(cuts):
         with logs.stage(_LOG, "lists", moment=number + 1, of=len(cuts)) as said:
-            earlier = Earlier.at(question, put, cut, number, asked)
+            earlier = _earlier(question, put, cut, number, asked)
             for segment in needed:
-                part = earlier.lists(segment, max(asked.lists // len(cuts), 1), asked, repeats)
+                part = earlier.lists(segment, max(asked.lists // len(cuts), 1), asked.candidates, repeats)
                 if part is not None:
                     made[segment].append(part)
                 said[segment] = 0 if part is None else len(part)
@@ -306,7 +185,7 @@ def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Pa
     pairs = base = pairs_at(put.events, put.moment, question.objective)
     signals = Signals(base, question.catalogue, question.groups, asked.options)
     if len(put.context):
-        pairs = replace(base, events=_joined(put.events, put.context))
+        pairs = replace(base, events=joined(put.events, put.context))
     causes = Causes(signals, pairs, put.clock)
     size = pairs.events.users
     history, context = np.bincount(put.events.user, minlength=size) > 0, np.bincount(put.context.user, minlength=size) > 0
@@ -354,13 +233,6 @@ class Answer:
             return Answer(other.items[:room], other.scores[:room], other.reasons[:room])
         moved = other.scores - (other.scores.max(initial=0.0) - float(self.scores.min())) - 1.0
         return Answer(np.concatenate([self.items, other.items[:room]]), np.concatenate([self.scores, moved[:room]]), [*self.reasons, *other.reasons[:room]])
-
-
-def _joined(one: Histories, other: Histories) -> Histories:
-    user, item, kind = (np.concatenate([getattr(one, n), getattr(other, n)]) for n in ("user", "item", "kind"))
-    time, quantity, price = (np.concatenate([getattr(one, n), getattr(other, n)]) for n in ("time", "quantity", "price"))
-    by = np.lexsort((price, quantity, kind, item, time, user))
-    return replace(one, user=user[by], item=item[by], kind=kind[by], time=time[by], quantity=quantity[by], price=price[by])
 
 
 def _answers(block: listing.Block, found: dict[str, Second], segment: str, causes: Causes, k: int) -> Iterator[tuple[int, Answer]]:

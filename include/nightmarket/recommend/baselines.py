@@ -3,61 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
 
-from nightmarket.recommend.candidates import block_size
-from nightmarket.recommend.counts import cosine, strongest, top_k
-from nightmarket.recommend.evidence import Evidence
+from nightmarket.recommend.counts import Occasions, cosine, strongest, top_k
+from nightmarket.recommend.histories import PURCHASE, Histories
 
 RECENT_HALF_LIFE = 7.0
 FREQUENCY_HALF_LIFE = 120.0
 _ITEM_NEIGHBOURS = 200
+_CELLS = 2_000_000
+"""Shoppers x items at a time, so that one dense block of scores stays near 8 MiB whatever the catalogue."""
 
 
-def popularity(evidence: Evidence) -> Callable[[np.ndarray], np.ndarray]:
+@dataclass(frozen=True)
+class Bought:
+    """Purchases before `as_of` (seconds)."""
+
+    histories: Histories
+    as_of: float
+
+    @cached_property
+    def bought(self) -> Occasions:
+        return Occasions.of(self.histories, self.as_of, PURCHASE)
+
+    @cached_property
+    def buyers(self) -> np.ndarray:
+        """(items,) distinct shoppers."""
+        return self.bought.buyers().astype(np.float64)
+
+    @property
+    def shoppers(self) -> int:
+        """Distinct ones who bought anything."""
+        return len(np.unique(self.bought.user))
+
+
+def popularity(shop: Bought) -> Callable[[np.ndarray], np.ndarray]:
     """Everybody gets what most shoppers have bought."""
-    return lambda users: np.tile(evidence.buyers, (len(users), 1))
+    return lambda users: np.tile(shop.buyers, (len(users), 1))
 
 
-def recent_popularity(evidence: Evidence) -> Callable[[np.ndarray], np.ndarray]:
+def recent_popularity(shop: Bought) -> Callable[[np.ndarray], np.ndarray]:
     """Everybody gets what is bought most now: purchases decayed by half in 7 days."""
-    counts = np.bincount(evidence.bought.item, weights=evidence.bought.decayed(RECENT_HALF_LIFE), minlength=evidence.histories.items)
+    counts = np.bincount(shop.bought.item, weights=shop.bought.decayed(RECENT_HALF_LIFE), minlength=shop.histories.items)
     return lambda users: np.tile(counts, (len(users), 1))
 
 
-def personal_frequency(evidence: Evidence) -> Callable[[np.ndarray], np.ndarray]:
+def personal_frequency(shop: Bought) -> Callable[[np.ndarray], np.ndarray]:
     """What the shopper bought most often, decayed by half in 120 days; then the most popular items."""
-    counts = evidence.bought.matrix(FREQUENCY_HALF_LIFE)
-    return lambda users: counts[users].toarray() + _filler(evidence)
+    counts = shop.bought.matrix(FREQUENCY_HALF_LIFE)
+    return lambda users: counts[users].toarray() + _filler(shop)
 
 
-def item_item(evidence: Evidence) -> Callable[[np.ndarray], np.ndarray]:
+def item_item(shop: Bought) -> Callable[[np.ndarray], np.ndarray]:
     """Items whose buyers are those of the shopper's items: cosine, own items included (Linden et al. 2003); then popular ones."""
-    counts = evidence.bought.matrix()
+    counts = shop.bought.matrix()
     bought = counts.copy()
     bought.data[:] = 1.0
     # an item goes with itself: in a shop where people buy again that is most of the truth
     similar = sp.csr_matrix(strongest(cosine(bought), _ITEM_NEIGHBOURS) + sp.identity(counts.shape[1]))
-    return lambda users: (counts[users] @ similar).toarray() + _filler(evidence)
+    return lambda users: (counts[users] @ similar).toarray() + _filler(shop)
 
 
-BASELINES: Mapping[str, Callable[[Evidence], Callable[[np.ndarray], np.ndarray]]] = {
+BASELINES: Mapping[str, Callable[[Bought], Callable[[np.ndarray], np.ndarray]]] = {
     "popularity": popularity, "recent_popularity": recent_popularity, "personal_frequency": personal_frequency,
     "item_item": item_item,
 }
 
 
-def _filler(evidence: Evidence) -> np.ndarray:
+def _filler(shop: Bought) -> np.ndarray:
     """(1, items) popularity, far below any evidence: decides only where there is none."""
-    return 1e-9 * (evidence.buyers / max(evidence.buyers.max(initial=0.0), 1.0))[None, :]
+    return 1e-9 * (shop.buyers / max(shop.buyers.max(initial=0.0), 1.0))[None, :]
 
 
-def rank(name: str, evidence: Evidence, users: np.ndarray, depth: int, allowed: np.ndarray) -> np.ndarray:
+def rank(name: str, shop: Bought, users: np.ndarray, depth: int, allowed: np.ndarray) -> np.ndarray:
     """(len(users), depth) item codes of the baseline's list, best first; items outside `allowed` are never listed."""
-    scores = BASELINES[name](evidence)
-    step = block_size(evidence.histories.items)
+    scores = BASELINES[name](shop)
+    step = int(np.clip(_CELLS // max(shop.histories.items, 1), 8, 1024))
     parts = [
         top_k(np.where(allowed, scores(users[n : n + step]), -np.inf), depth) for n in range(0, len(users), step)
     ]

@@ -6,7 +6,7 @@ a shopper of three purchases and one of three hundred.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from nightmarket.recommend import pairs
 from nightmarket.recommend.counts import top_k
 from nightmarket.recommend.pairs import FAR, Pairs
-from nightmarket.recommend.signals import ITEM_NUMBERS, SIGNALS, Scores, Signals, largest, strongest
+from nightmarket.recommend.signals import ITEM_NUMBERS, Scores, Signals, largest, strongest
 
 SHOPPER_NUMBERS = ("active_days", "days_since", "days_since_any", "days_known", "lines", "mean_gap", "basket", "repeat_share", "lately_active", "lot")
 _CELLS = 3_000_000
@@ -37,13 +37,13 @@ class Block:
     """By signal, (n, L) 1 / place in its own list, 0 beyond it."""
 
 
-def names(signals: Signals) -> tuple[str, ...]:
-    """The features, in the order of the last axis."""
-    made = list(pairs.names(pairs.browsing_kinds(signals.past.objective)))
-    for signal in SIGNALS:
+def names(objective: int, signals: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:
+    """The features, in the order of the last axis, of signals and groups by name."""
+    made = list(pairs.names(pairs.browsing_kinds(objective)))
+    for signal in signals:
         made += [f"{signal}_score", f"{signal}_relative", f"{signal}_place"]
     made += [f"item_{n}" for n in ITEM_NUMBERS] + [f"shopper_{n}" for n in SHOPPER_NUMBERS] + ["votes", "price_distance", "lot_distance"]
-    for group in signals.groups.names:
+    for group in groups:
         made += [f"{group}_share", f"{group}_lift"]
     return tuple(made)
 
@@ -136,7 +136,7 @@ def assemble(
     safe = np.where(listed, items, 0)
     columns = [asked.of(np.broadcast_to(users[:, None], items.shape), safe)]
     shared: list[np.ndarray] = []
-    for name in SIGNALS:
+    for name in signals.names:
         score = scores[name]
         top = np.maximum(score.max(axis=1, keepdims=True), 1e-9)
         shared += [np.log1p(score), score / top, places[name]]
@@ -226,3 +226,9 @@ def blocks(
         items, places, votes = propose(scores, limit, allowed, None if repeats else asked.known(part))
         picked = {n: values_of(s, items) for n, s in scores.items()}
         yield Block(part, items, assemble(signals, asked, part, items, picked, places, votes), picked, places)
+
+
+def widened(values: np.ndarray, length: int) -> np.ndarray:
+    """(n, length, …): lists of a small catalogue are shorter than the others; the rest is 0."""
+    short = length - values.shape[1]
+    return np.pad(values, ((0, 0), (0, short), *((0, 0),) * (values.ndim - 2))) if short else values

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from nightmarket import log as logs
 from nightmarket.contracts import FEATURES
 from nightmarket.recommend import served
 from nightmarket.recommend.served import Question, Snapshot, answers
+from nightmarket.registry.candidate import saved_in
 from nightmarket.registry.client import Submission
 
 if TYPE_CHECKING:
@@ -33,8 +35,14 @@ def package(night: Night, candidate: Candidate, folder: Path, evaluation: Mappin
     snapshot = Snapshot(night.lake.at(FEATURES, night.run_date).arrow(), datetime.fromisoformat(candidate.end))
     questions = example(snapshot.histories)
     with logs.stage(log, "answered the input example", questions=len(questions)):
-        answered = answers(Recommender.load(folder / "model"), snapshot, questions)
-    return submission(night.run_date, candidate.recipe, folder / "model", snapshot, questions, answered)
+        answered = answers(Recommender.load(saved_in(folder)).standing(snapshot.histories, snapshot.as_of), questions)
+    made = submission(night.run_date, candidate.recipe, saved_in(folder), snapshot, questions, answered)
+    compression = folder / "evaluation" / "compression.json"
+    if not compression.is_file():
+        return made
+    said = json.loads(compression.read_text(encoding="utf-8"))
+    metrics = {f"compression/{name}_{column}": value for name, row in said["table"].items() for column, value in row.items()}
+    return replace(made, documents={"compression.json": said}, metrics={**metrics, "compression/lost": said["lost"]["value"]})
 
 
 def submission(

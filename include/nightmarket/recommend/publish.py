@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightmarket.contracts import RECOMMENDATIONS
+from nightmarket.recommend import rules
+from nightmarket.recommend.histories import seconds
+from nightmarket.shop import Lists
 
 
 class IncompleteAnswer(ValueError):
@@ -27,22 +31,38 @@ class Publication:
     countries: int
     items: int
     """Distinct items recommended to anyone."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Items of the catalogue that no list may show, by rule of shop.yaml's `lists`."""
+
+    warmed: int = 0
+    """Places that new items got beyond their own merit."""
 
     def notes(self) -> dict[str, Any]:
-        return {"users": self.users, "users_by_fallback": self.users_by_fallback, "countries": self.countries, "items": self.items}
+        made: dict[str, Any] = {"users": self.users, "users_by_fallback": self.users_by_fallback, "countries": self.countries, "items": self.items}
+        return made | ({"refused": dict(self.refused)} if self.refused else {}) | ({"warmed": self.warmed} if self.warmed else {})
 
 
 def publication(
-    recommender: Any, histories: pa.Table, items: pa.Table, as_of: datetime, k: int, model_name: str, model_version: str
+    recommender: Any, histories: pa.Table, items: pa.Table, as_of: datetime, k: int, model_name: str, model_version: str, lists: Lists
 ) -> Publication:
-    """Answers for every shopper of `histories` (rows of `gold.features`), every country and everyone, at most `k` items each.
+    """Answers for every shopper of `histories` (rows of `gold.features`), every country and everyone, at most `k` items each, under the
+    rules of `lists`.
 
     Raises IncompleteAnswer where there is no list for everyone, a rank is missing or doubled, or a score is not a number.
     """
-    answered = recommender.recommend(histories, as_of, k, items=items)
+    barred, refused = rules.refused(items, lists)
+    wanted = rules.depth(lists, k)
+    answered = recommender.recommend(histories, as_of, wanted, items=items, barred=barred)
+    if wanted > k:
+        answered = rules.apply(answered, items, histories, seconds(as_of), lists, k)
+    warmed = 0
+    if lists.new_items_share:
+        answered, warmed = rules.warm(answered, items, histories, seconds(as_of), lists, int(as_of.timestamp() // 86_400))
     everyone = answered.filter(pc.equal(answered["audience"], "everyone"))
     if not everyone.num_rows:
-        raise IncompleteAnswer("the recommender has no list for everyone: its histories hold no purchase; give it more nights")
+        raise IncompleteAnswer(
+            f"the rules of shop.yaml's lists leave nothing for everyone ({', '.join(f'{n} {r}' for r, n in refused.items())}); loosen them" if refused
+            else "the recommender has no list for everyone: its histories hold no purchase; give it more nights")
     countries = set(answered.filter(pc.equal(answered["audience"], "country"))["audience_id"].to_pylist())
     own = set(answered.filter(pc.equal(answered["audience"], "user"))["audience_id"].to_pylist())
     fallback = [
@@ -55,7 +75,7 @@ def publication(
     rows = rows.select(list(RECOMMENDATIONS.column_names)).cast(RECOMMENDATIONS.arrow_schema())
     rows = rows.sort_by([("audience", "ascending"), ("audience_id", "ascending"), ("rank", "ascending")])
     _check(rows)
-    return Publication(rows, histories.num_rows, len(fallback), len(countries), pc.count_distinct(rows["item_id"]).as_py())
+    return Publication(rows, histories.num_rows, len(fallback), len(countries), pc.count_distinct(rows["item_id"]).as_py(), refused, warmed)
 
 
 def _borrowed(answered: pa.Table, fallback: list[tuple[str, str | None]]) -> list[pa.Table]:

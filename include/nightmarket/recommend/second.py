@@ -3,28 +3,31 @@
 Two learners of different kinds read the same numbers: gradient-boosted trees under LambdaMART (Burges 2010; LightGBM) and a network
 of the shop's own (`ranker`: listwise softmax, trained under MirroredStrategy). Their scores, standardised within a list, are added with
 weights that are chosen on the newest lists, which neither has learnt from then; the same lists decide whether learning is worth it
-at all against the best single signal. Afterwards both learn from all lists.
+at all against the best single signal. Afterwards the trees learn from all lists anew, and the network goes on learning on all of them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-from nightmarket import log as logs
+from nightmarket.recommend import ranker
 
-_LOG = logs.logger("recommend")
+if TYPE_CHECKING:
+    from nightmarket.learn.strategy import Placement
+
 FEW = 30
 """Lists below which no preference is drawn from them."""
 DEPTH = 10
 """Places that count when something is chosen."""
-_NETWORK_BATCH = 64
+_FURTHER_EPOCHS = 3
+"""Over all lists, after what was chosen on the newest of them."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,32 @@ class Lists:
     """(n,) number of the moment; the largest is the newest."""
     scores: Mapping[str, np.ndarray]
     """By signal, (n, L)."""
+    behaviours: np.ndarray | None = None
+    """(n, L, tasks) bool: what the shopper then did, for the network's further heads; None: nothing but what was wanted is asked for."""
+    weight: np.ndarray | None = None
+    """(n,) float32: how many lists one stands for; None: one."""
 
     def __len__(self) -> int:
         return len(self.features)
 
     def where(self, keep: np.ndarray) -> Lists:
+        """The lists of a mask or of places."""
         return Lists(self.features[keep], self.labels[keep], self.listed[keep], self.right[keep], self.moment[keep],
-                     {n: s[keep] for n, s in self.scores.items()})
+                     {n: s[keep] for n, s in self.scores.items()}, None if self.behaviours is None else self.behaviours[keep],
+                     None if self.weight is None else self.weight[keep])
 
     @classmethod
     def together(cls, parts: Sequence[Lists]) -> Lists:
         joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("features", "labels", "listed", "right", "moment")}
+        for name in ("behaviours", "weight"):
+            if getattr(parts[0], name) is not None:
+                joined[name] = np.concatenate([getattr(p, name) for p in parts])
         return cls(**joined, scores={n: np.concatenate([p.scores[n] for p in parts]) for n in parts[0].scores})
+
+    @property
+    def with_hit(self) -> np.ndarray:
+        """(n,) bool."""
+        return (self.labels & self.listed).any(axis=1)
 
 
 @dataclass(frozen=True)
@@ -71,25 +88,43 @@ class Plan:
     seed: int = 17
     least_lists: int = 60
     """Fewer lists with a hit: nothing is learnt, the best signal alone answers."""
+    heads: tuple[str, ...] = ()
+    """Behaviours whose probabilities are asked for: then the network is learnt whatever it is worth to the order."""
+    architecture: ranker.Architecture = "shared_bottom"
+    sampled: int = 64
+    """Candidates of a list that a step of the network looks at."""
+    batch: int = 64
+    network_rate: float = 2e-3
+    clip_norm: float = 1.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Second:
     """What answers: weights of models and signals over standardised scores."""
 
     weights: dict[str, float]
     trees: Any = None
     network: Any = None
+    """The keras.Model of `ranker`."""
     account: dict[str, Any] = field(default_factory=dict)
 
-    def score(self, features: np.ndarray, listed: np.ndarray, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(n, L) float64, comparable within a list; -inf for padding."""
+    @cached_property
+    def logits(self) -> Callable[[np.ndarray], np.ndarray]:
+        """features (n, L, F) -> (n, L, 1 + tasks): the network's score and its heads' logits."""
+        from nightmarket.recommend import ranker
+
+        return ranker.scorer(self.network)
+
+    def score(
+        self, features: np.ndarray, listed: np.ndarray, scores: Mapping[str, np.ndarray], logits: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(n, L) float64, comparable within a list; -inf for padding. `logits`: the network's answer, where it was asked already."""
         total = np.zeros(listed.shape)
         for name, weight in self.weights.items():
             if name == "trees":
                 made = _trees_score(self.trees, features, listed)
             elif name == "network":
-                made = self.network(features)[..., 0].astype(np.float64)
+                made = (self.logits(features) if logits is None else logits)[..., 0].astype(np.float64)
             elif name in scores:
                 made = scores[name].astype(np.float64)
             else:
@@ -116,52 +151,63 @@ def ndcg(scores: np.ndarray, lists: Lists) -> np.ndarray:
     return (hit * discount[: hit.shape[1]]).sum(axis=1) / np.maximum(ideal, 1e-9)
 
 
-def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1) -> Second:
+def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1, placement: Placement | None = None) -> Second:
     """Learns from `lists`; the newest moment's choose sizes and weights first, then everything is learnt from all of them.
 
     `start` is the signal that answers where nothing can be compared. `apart`: the lists of so many moments look into the same time as
-    the newest one's, so that they may not be learnt from while something is chosen on it.
+    the newest one's, so that they may not be learnt from while something is chosen on it. `work` keeps checkpoints of the network: the
+    same call with the same folder continues. Raises learn.loop.Diverged.
     """
     if lists is None or not len(lists):
         return Second({start: 1.0, "popular": 1e-3}, account={"lists": 0, "chosen": "one signal", "best_signal": start, "why": "no earlier lists"})
     newest = lists.moment == lists.moment.max()
-    held = lists.where(newest)
-    single = {n: float(ndcg(held.scores[n], held).mean()) for n in held.scores}
+    held = lists.where(newest & (lists.right > 0))
+    single = {n: float(ndcg(held.scores[n], held).mean()) if len(held) else 0.0 for n in lists.scores}
     # a handful of lists prefers a signal by chance
     best = max(single, key=lambda n: (single[n], n == start)) if max(single.values()) > 0 and len(held) >= FEW else start
-    hits = int((lists.labels & lists.listed).any(axis=1).sum())
+    hits = int(lists.with_hit.sum())
     account: dict[str, Any] = {"lists": len(lists), "with_hit": hits, "signals": {n: round(v, 4) for n, v in single.items()}, "best_signal": best}
-    if hits < plan.least_lists:
-        account |= {"chosen": "one signal", "why": f"{hits} lists with a hit, {plan.least_lists} are needed to learn from"}
-        return Second({best: 1.0, "popular": 1e-3}, account=account)
     earlier = lists.moment <= lists.moment.max() - apart
-    if int((lists.labels & lists.listed).any(axis=1)[earlier].sum()) < plan.least_lists // 2:
+    if int(lists.with_hit[earlier].sum()) < plan.least_lists // 2:
         third = _third(len(lists), plan.seed)
-        earlier, held = ~third, lists.where(third)
-        single = {n: float(ndcg(held.scores[n], held).mean()) for n in held.scores}
+        earlier, newest = ~third, third
+        held = lists.where(newest & (lists.right > 0))
+        single = {n: float(ndcg(held.scores[n], held).mean()) if len(held) else 0.0 for n in lists.scores}
+    network = _Network(lists, plan, work, placement) if plan.network or plan.heads else None
+    if hits < plan.least_lists or not len(held):
+        account |= {"chosen": "one signal", "why": f"{hits} lists with a hit, {plan.least_lists} are needed to learn from"}
+        return _one_signal(best, account, network if plan.heads else None, earlier, newest)
     told: dict[str, np.ndarray] = {n: standard(held.scores[n].astype(np.float64), held.listed) for n in held.scores if single[n] > 0}
     trees, rounds = _trees(lists, earlier, held, plan)
     told["trees"] = standard(_trees_score(trees, held.features, held.listed), held.listed)
-    epochs = 0
-    if plan.network:
-        network, epochs = _network(lists, earlier, held, plan, work / "choice")
-        told["network"] = standard(network(held.features)[..., 0].astype(np.float64), held.listed)
-    weights, reached = _blend(told, held, start=(*(("trees", "network") if plan.network else ("trees",)), *(n for n in (best, "rising") if n in told)))
-    account |= {"held_lists": len(held), "rounds": rounds, "epochs": epochs or None,
+    if network is not None:
+        account |= network.learn(earlier, newest)
+        told["network"] = standard(network.logits(held.features)[..., 0].astype(np.float64), held.listed)
+    weights, reached = _blend(told, held, start=(*(("trees", "network") if network is not None else ("trees",)), *(n for n in (best, "rising") if n in told)))
+    account |= {"held_lists": len(held), "rounds": rounds,
                 "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in ("trees", "network") if n in told}, "blend": round(reached, 4)}
     total = np.sum([w * told[n] for n, w in weights.items()], axis=0)
     gain = ndcg(total, held) - ndcg(held.scores[best], held)
     if gain.mean() <= gain.std() / np.sqrt(len(gain)):
         account |= {"chosen": "one signal", "why": f"on the newest lists {best} alone reaches {single[best]:.4f}, the learnt order {reached:.4f}: no clear gain"}
-        return Second({best: 1.0, "popular": 1e-3}, account=account)
-    made = Second(weights, account=account | {"chosen": "learnt", "weights": {n: round(w, 3) for n, w in weights.items()}})
-    everything = np.ones(len(lists), bool)
-    if "trees" in weights:
-        # more lists carry more trees
-        made.trees, _ = _trees(lists, everything, None, replace(plan, rounds=max(20, int(rounds * 1.15))))
-    if "network" in weights:
-        made.network, _ = _network(lists, everything, None, replace(plan, epochs=epochs), work / "final")
-    return made
+        return _one_signal(best, account, network if plan.heads else None)
+    account |= {"chosen": "learnt", "weights": {n: round(w, 3) for n, w in weights.items()}}
+    if network is not None and ("network" in weights or plan.heads):
+        network.go_on()
+    # more lists carry more trees
+    final = _trees(lists, np.ones(len(lists), bool), None, replace(plan, rounds=max(20, int(rounds * 1.15))))[0] if "trees" in weights else None
+    return Second(weights, final, network.model if network is not None and ("network" in weights or plan.heads) else None, account)
+
+
+def _one_signal(
+    best: str, account: dict[str, Any], network: _Network | None, learners: np.ndarray | None = None, watchers: np.ndarray | None = None,
+) -> Second:
+    """A signal that answers alone; the network, where one is asked for, for its heads only."""
+    if network is not None:
+        if learners is not None and watchers is not None:
+            account |= network.learn(learners, watchers)
+        network.go_on()
+    return Second({best: 1.0, "popular": 1e-3}, network=None if network is None else network.model, account=account)
 
 
 def _third(size: int, seed: int) -> np.ndarray:
@@ -189,6 +235,11 @@ def _blend(told: Mapping[str, np.ndarray], held: Lists, start: Sequence[str]) ->
     return weights, reached
 
 
+def _threads(rows: int) -> int:
+    """For so many rows of trees. Threads wait for each other many times a tree: on few rows, or beside other work, that costs more than it gives."""
+    return max(1, min(cores(), rows // 500_000))
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -210,7 +261,7 @@ def _trees(lists: Lists, learners: np.ndarray, valid: Lists | None, plan: Plan) 
     settings = {
         "objective": "lambdarank", "metric": "ndcg", "eval_at": [DEPTH], "lambdarank_truncation_level": 20, "learning_rate": plan.learning_rate,
         "num_leaves": plan.leaves, "min_data_in_leaf": max(20, min(200, len(y) // 2000)), "feature_fraction": 0.5, "bagging_fraction": 0.8,
-        "bagging_freq": 1, "lambda_l2": 5.0, "max_bin": 127, "num_threads": cores(), "seed": plan.seed, "deterministic": True,
+        "bagging_freq": 1, "lambda_l2": 5.0, "max_bin": 127, "num_threads": _threads(len(y)), "seed": plan.seed, "deterministic": True,
         "force_row_wise": True, "verbosity": -1,
     }
     callbacks: list[Any] = []
@@ -226,45 +277,94 @@ def _trees(lists: Lists, learners: np.ndarray, valid: Lists | None, plan: Plan) 
 def _trees_score(booster: Any, features: np.ndarray, listed: np.ndarray) -> np.ndarray:
     made = np.zeros(listed.shape)
     if listed.any():
-        made[listed] = booster.predict(features[listed], num_iteration=booster.best_iteration or -1, num_threads=cores())
+        made[listed] = booster.predict(features[listed], num_iteration=booster.best_iteration or -1, num_threads=_threads(int(listed.sum())))
     return made
 
 
-def _network(lists: Lists, learners: np.ndarray, valid: Lists | None, plan: Plan, work: Path) -> tuple[Any, int]:
-    """(scorer, epochs of the best weights), learnt from the lists of a mask."""
-    from nightmarket.learn import loop
-    from nightmarket.learn.inputs import Examples, as_lists, write_examples
-    from nightmarket.learn.strategy import place
-    from nightmarket.recommend import ranker
+class _Network:
+    """The ranking network of a set of lists: learnt from some of them while others watch, then on all of them."""
 
-    shape = ranker.RankerShape(lists.features.shape[-1], lists.features.shape[1], members=plan.members)
-    purchase = ranker.TASKS.index("purchase")
+    def __init__(self, lists: Lists, plan: Plan, work: Path, placement: Placement | None):
+        self._lists, self._plan, self._work, self._placement = lists, plan, work, placement
+        self._shape = ranker.RankerShape(lists.features.shape[-1], lists.features.shape[1], members=plan.members, architecture=plan.architecture,
+                                         sampled=plan.sampled)
+        self._trainer: Any = None
+        self._epochs = 0
 
-    def write(part: Lists, rows: np.ndarray, name: str, step: int = 512) -> tuple[Path, ...]:
+    @property
+    def model(self) -> Any:
+        return self._trainer.model
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        return ranker.scorer(self.model)(features)
+
+    def learn(self, learners: np.ndarray, watchers: np.ndarray) -> dict[str, Any]:
+        """Learns from the lists of mask `learners`, stopped early by those of `watchers`; an account of it."""
+        from nightmarket.learn import loop
+        from nightmarket.learn.strategy import place
+
+        plan, lists = self._plan, self._lists
+        sampled = np.flatnonzero(learners)[:: max(1, int(learners.sum()) // 2000)]
+        sample = lists.features[sampled][lists.listed[sampled]].astype(np.float64)
+        mean, deviation = sample.mean(axis=0), sample.std(axis=0)
+        task = ranker.RankingTask(self._shape, mean.astype(np.float32), np.where(deviation < 1e-4, 1.0, deviation).astype(np.float32), seed=plan.seed)
+        self._trainer = loop.Trainer(task, self._placement or place(), plan.batch, plan.clip_norm, plan.seed, 1e-3)
+        watching = np.flatnonzero(watchers)
+        held = self._examples(watching, "held", None)
+        history = self._trainer.fit(self._examples(np.flatnonzero(learners), "early", plan.seed), held, loop.Plan(
+            epochs=plan.epochs, learning_rate=plan.network_rate, patience=2, warmup_steps=20, checkpoint_steps=200), self._work / "early")
+        self._epochs = 1 + int(np.argmin([h["valid_loss"] for h in history])) if held is not None else len(history)
+        return {"epochs": self._epochs, **{k: round(v, 5) for k, v in history[self._epochs - 1].items()},
+                **({"thresholds": self._thresholds(watching if held is not None else np.flatnonzero(learners))} if plan.heads else {})}
+
+    def go_on(self) -> None:
+        """Learns on from all lists, at a lower rate: the newest are a part that it has not seen."""
+        from nightmarket.learn import loop
+
+        everything = self._examples(np.arange(len(self._lists)), "all", self._plan.seed + 1)
+        self._trainer.fit(everything, None, loop.Plan(
+            epochs=min(_FURTHER_EPOCHS, self._epochs), learning_rate=self._plan.network_rate / 2, patience=2, warmup_steps=20, checkpoint_steps=200), self._work / "all")
+
+    def _examples(self, places: np.ndarray, name: str, seed: int | None, step: int = 512) -> Any:
+        """Examples of the lists that teach something; None where there are none."""
+        from nightmarket.learn.inputs import Examples, write_examples
+
+        lists, tasks = self._lists, ranker.TASKS
+        if lists.behaviours is None:
+            places = places[lists.with_hit[places]]  # without further heads, a list without a hit teaches nothing
         files = []
-        chosen = np.flatnonzero(rows & (part.labels & part.listed).any(axis=1))
-        for start in range(0, len(chosen), step):
-            span = chosen[start : start + step]
-            labels = np.zeros((len(span), part.labels.shape[1], len(ranker.TASKS)), np.float32)
-            labels[..., purchase] = part.labels[span]
-            present = np.zeros((len(span), len(ranker.TASKS)), np.float32)
-            present[:, purchase] = 1.0
-            files.append(write_examples(work / name, f"{start // step:05d}", {
-                "features": as_lists(part.features[span]), "labels": as_lists(labels), "listed": as_lists(part.listed[span].astype(np.float32)),
-                "present": as_lists(present), "weight": pa.array(np.ones(len(span), np.float32)),
+        for start in range(0, len(places), step):
+            part = places[start : start + step]
+            if lists.behaviours is None:
+                labels = np.zeros((len(part), lists.labels.shape[1], len(tasks)), np.float32)
+                labels[..., tasks.index("purchase")] = lists.labels[part]
+            else:
+                labels = lists.behaviours[part].astype(np.float32)
+            files.append(write_examples(self._work / name, f"{start // step:05d}", {
+                "features": lists.features[part], "labels": labels, "listed": lists.listed[part].astype(np.float32),
+                "present": np.tile(self._present, (len(part), 1)),
+                "weight": np.ones(len(part), np.float32) if lists.weight is None else lists.weight[part],
             }, rows_per_group=128))
-        return tuple(files)
+        return Examples(tuple(files), ranker.input_fields(self._shape), self._plan.batch, shuffle_rows=1024, seed=seed) if files else None
 
-    sampled = np.flatnonzero(learners)[:: max(1, int(learners.sum()) // 2000)]
-    sample = lists.features[sampled][lists.listed[sampled]].astype(np.float64)
-    mean, deviation = sample.mean(axis=0), sample.std(axis=0)
-    fields = ranker.input_fields(shape)
-    data = Examples(write(lists, learners, "train"), fields, _NETWORK_BATCH, shuffle_rows=1024, seed=plan.seed)
-    held = Examples(write(valid, np.ones(len(valid), bool), "valid"), fields, _NETWORK_BATCH) if valid is not None else None
-    task = ranker.RankingTask(shape, mean.astype(np.float32), np.where(deviation < 1e-4, 1.0, deviation).astype(np.float32))
-    trainer = loop.Trainer(task, place(), _NETWORK_BATCH, 1.0, plan.seed, 1e-3)
-    history = trainer.fit(data, held, loop.Plan(epochs=plan.epochs, learning_rate=2e-3, patience=2, warmup_steps=20))
-    if valid is None:
-        return ranker.scorer(trainer.model), len(history)
-    best = int(np.argmin([h["valid_loss"] for h in history]))
-    return ranker.scorer(trainer.model), best + 1
+    @property
+    def _present(self) -> np.ndarray:
+        """(tasks,) float32: 1 for a behaviour that is learnt."""
+        wanted = self._plan.heads or ("purchase",)
+        return np.array([float(t in wanted) for t in ranker.TASKS], np.float32)
+
+    def _thresholds(self, places: np.ndarray) -> dict[str, float]:
+        """By behaviour, the probability above which 'will do it' is said: largest F1 on lists that were not learnt from."""
+        lists = self._lists.where(places)
+        assert lists.behaviours is not None
+        logits = self.logits(lists.features)
+        out = {}
+        for n, task in enumerate(ranker.TASKS):
+            if task not in self._plan.heads:
+                continue
+            logit, did = logits[..., 1 + n][lists.listed], lists.behaviours[..., n][lists.listed]
+            order = np.argsort(-logit, kind="stable")
+            f1 = 2.0 * np.cumsum(did[order]) / (np.arange(1, len(order) + 1) + max(did.sum(), 1))
+            at = float(logit[order][int(f1.argmax())]) if len(order) else 0.0
+            out[task] = float(1.0 / (1.0 + np.exp(-at)))
+        return out

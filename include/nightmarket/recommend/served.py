@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,6 @@ from mlflow.pyfunc import PythonModel
 from nightmarket.contracts import FEATURES
 
 DEFAULT_K = 10
-_VISITOR = "stranger on a visit"
-"""Made-up key of the shopper whose whole history is the visit; used within one answer only."""
 
 
 @dataclass(frozen=True)
@@ -65,65 +63,36 @@ class Snapshot:
         return cls(pq.ParquetFile(folder / "histories.parquet").read().cast(FEATURES.arrow_schema()), moment)
 
 
-def answers(recommender: Any, snapshot: Snapshot, questions: Sequence[Question]) -> list[dict[str, Any]]:
+def answers(standing: Any, questions: Sequence[Question]) -> list[dict[str, Any]]:
     """One answer a question: {"item_ids", "scores", "reasons", "source"}; best first, at most k of each.
 
-    Questions without a visit are answered together. A visit changes what the model counts (the shopper's history gets a view
-    of each product just before `as_of`), so each is answered by itself: no answer depends on who else asks.
+    `standing` is what `Recommender.standing` makes. Questions without a visit are answered together; a visit changes what is known of
+    its shopper alone, so each is answered by itself, and no answer depends on who else asks.
     """
     plain = [n for n, q in enumerate(questions) if not q.item_ids]
     made: dict[int, dict[str, Any]] = {}
     if plain:
-        known = set(snapshot.histories["user_id"].to_pylist())
-        asked = sorted({u for n in plain if (u := questions[n].user_id) in known and u is not None})
-        found = _ranked(recommender, snapshot.histories, snapshot.as_of, max(questions[n].k for n in plain), asked)
+        asked = sorted({u for n in plain if (u := questions[n].user_id) is not None})
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in standing.recommend(max(questions[n].k for n in plain), asked).sort_by("rank").to_pylist():
+            found.setdefault((row["audience"], row["audience_id"]), []).append(row)
         made = {n: _answer(questions[n], found) for n in plain}
     for n, q in enumerate(questions):
         if q.item_ids:
-            shopper, histories = _with_visit(snapshot, q)
-            found = _ranked(recommender, histories, snapshot.as_of, q.k, [shopper])
-            answer = _answer(replace(q, user_id=shopper), found)
-            made[n] = {**answer, "source": "session" if answer["source"] == "user" else answer["source"]}
+            rows = standing.visit(q.user_id, q.country, q.item_ids, q.k).sort_by("rank").to_pylist()
+            made[n] = _said(rows, "session")
     return [made[n] for n in range(len(questions))]
-
-
-def _ranked(
-    recommender: Any, histories: pa.Table, as_of: datetime, k: int, user_ids: list[str]
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in recommender.recommend(histories, as_of, k, user_ids=user_ids).sort_by("rank").to_pylist():
-        found.setdefault((row["audience"], row["audience_id"]), []).append(row)
-    return found
 
 
 def _answer(q: Question, found: dict[tuple[str, str], list[dict[str, Any]]]) -> dict[str, Any]:
     places = [("user", q.user_id), ("country", q.country), ("everyone", "*")]
     audience, key = next(((a, i) for a, i in places if i is not None and (a, i) in found), ("everyone", "*"))
-    rows = found.get((audience, key), [])[: q.k]
+    return _said(found.get((audience, key), [])[: q.k], audience)
+
+
+def _said(rows: Sequence[dict[str, Any]], source: str) -> dict[str, Any]:
     return {"item_ids": [r["item_id"] for r in rows], "scores": [float(r["score"]) for r in rows],
-            "reasons": [r["reason"] for r in rows], "source": audience}
-
-
-def _with_visit(snapshot: Snapshot, q: Question) -> tuple[str, pa.Table]:
-    """The visitor's key and the histories with the visit at the end of his; a stranger gets a made-up key."""
-    table = snapshot.histories
-    users = table["user_id"].to_pylist()
-    place = users.index(q.user_id) if q.user_id in users else None
-    old = table.slice(place, 1).to_pylist()[0] if place is not None else dict.fromkeys(FEATURES.column_names)
-    shopper = old["user_id"] or _VISITOR
-    moment = int(snapshot.as_of.timestamp())
-    seen = list(q.item_ids)
-    row = {
-        "user_id": shopper, "country": q.country or old["country"], "signed_up_at": old["signed_up_at"],
-        "item_ids": (old["item_ids"] or []) + seen,
-        "event_types": (old["event_types"] or []) + ["view"] * len(seen),
-        # one second apart, the last just before as_of: the model sees only what lies strictly before it
-        "event_times": (old["event_times"] or []) + [moment - len(seen) + i for i in range(len(seen))],
-        "quantities": (old["quantities"] or []) + [1.0] * len(seen),
-        "unit_prices": (old["unit_prices"] or []) + [None] * len(seen),
-    }
-    others = table if place is None else pa.concat_tables([table.slice(0, place), table.slice(place + 1)])
-    return shopper, pa.concat_tables([others, pa.Table.from_pylist([row], FEATURES.arrow_schema())])
+            "reasons": [r["reason"] for r in rows], "source": source}
 
 
 def questions_of(frame: pd.DataFrame) -> list[Question]:
@@ -153,12 +122,12 @@ class Served(PythonModel):
     def load_context(self, context: Any) -> None:
         from nightmarket.recommend.model import Recommender
 
-        self._recommender = Recommender.load(Path(context.artifacts["saved"]))
-        self._snapshot = Snapshot.load(Path(context.artifacts["snapshot"]))
+        snapshot = Snapshot.load(Path(context.artifacts["snapshot"]))
+        self._standing = Recommender.load(Path(context.artifacts["saved"])).standing(snapshot.histories, snapshot.as_of)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Answers of a frame of questions, as a frame. The signature is stated when the model is registered."""
-        made = answers(self._recommender, self._snapshot, questions_of(model_input))
+        made = answers(self._standing, questions_of(model_input))
         return pd.DataFrame(made, columns=["item_ids", "scores", "reasons", "source"])
 
 

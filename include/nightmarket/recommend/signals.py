@@ -8,8 +8,8 @@ The closed-form autoencoder is the exception; it is left out of catalogues large
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
@@ -32,6 +32,8 @@ WHAT = {
 POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
 _PRIOR = 20.0
 """Occasions of the whole shop that a group's own are mixed with."""
+_BUSY = 100
+"""An item is popular that is among so many most wanted."""
 _STEPS = 5
 """Later visits that a sequence rule looks at."""
 
@@ -83,12 +85,24 @@ class Signals:
     catalogue: Catalogue
     groups: Groups
     options: Options = Options()
+    further: Mapping[str, Callable[[Pairs, np.ndarray], Scores]] = field(default_factory=dict)
+    """Learnt signals by name: (the shoppers' own pairs, user codes (n,)) -> (n, items) scores >= 0."""
 
     @property
     def items(self) -> int:
         return self.past.events.items
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All signals, in the order of the features that they become."""
+        return (*SIGNALS, *self.further)
+
     # -- items
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """(items,) bool: what had any event."""
+        return np.bincount(self.past.events.item, minlength=self.items) > 0
 
     @cached_property
     def popularity(self) -> np.ndarray:
@@ -110,6 +124,11 @@ class Signals:
             matrix = sp.csr_matrix((weights[known], (code[known], had.item[known])), shape=(len(values), self.items))
             made.append(matrix.toarray().astype(np.float32))
         return tuple(made)
+
+    @cached_property
+    def busy(self) -> tuple[float, tuple[np.ndarray, ...]]:
+        """Decayed counts from which on an item is popular: (in the shop, by attribute (values,))."""
+        return _edge(self.popularity[2]), tuple(np.array([_edge(row) for row in counts]) for counts in self.by_group)
 
     @cached_property
     def item_numbers(self) -> np.ndarray:
@@ -328,7 +347,8 @@ class Signals:
         directions, root = self.latent
         projected = (sp.csr_matrix(_log(lasting) @ sp.diags(_inverse(root))) @ directions) @ directions.T
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
-        return {name: m.astype(np.float32) if isinstance(m := made[name], np.ndarray) else sp.csr_matrix(m, dtype=np.float32) for name in SIGNALS}
+        made |= {name: score(asked, users) for name, score in self.further.items()}
+        return {name: m.astype(np.float32) if isinstance(m := made[name], np.ndarray) else sp.csr_matrix(m, dtype=np.float32) for name in self.names}
 
     def linear_scores(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
         linear = self.linear
@@ -406,6 +426,11 @@ def largest(values: np.ndarray, keep: int) -> np.ndarray:
             above[np.flatnonzero(values == edge)[: keep - int(above.sum())]] = True
         return np.flatnonzero(above)
     return np.flatnonzero(values > 0)
+
+
+def _edge(counts: np.ndarray) -> float:
+    best = counts[largest(counts, _BUSY)]
+    return max(float(best.min()), 1e-9) if len(best) else np.inf
 
 
 def _columns_unit(rows: sp.csr_matrix) -> sp.csr_matrix:

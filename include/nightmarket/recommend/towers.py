@@ -10,7 +10,7 @@ per replica, so that two replicas learn what one would.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -285,13 +285,24 @@ def item_vectors(model: Any, codes: np.ndarray, content: dict[str, np.ndarray], 
     return np.concatenate(parts) if parts else np.zeros((0, model.get_layer("item_tower").output_shape[-1]), np.float32)
 
 
-def encode(model: Any, vectors: np.ndarray, sequence: dict[str, np.ndarray], countries: np.ndarray, block: int = 1024) -> Iterator[np.ndarray]:
-    """Blocks of (≤block, dim) float32 shopper vectors. `sequence["items"]` holds rows of `vectors` plus 1, 0 for padding."""
+def encoder(model: Any, block: int = 1024) -> Callable[[Any, dict[str, np.ndarray], np.ndarray], np.ndarray]:
+    """A function of item vectors (items, dim; a tensor is not copied), a sequence and countries (n,) to (n, dim) float32 shopper vectors, by the model's weights
+    at the time. `sequence["items"]` holds rows of the vectors plus 1, 0 for padding.
+    """
     tf = tensorflow()
     tower = model.get_layer("history_tower")
-    table = tf.constant(np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors]))
-    for n in range(0, len(countries), block):
-        part = {k: v[n : n + block] for k, v in sequence.items()}
-        answer = tower([tf.gather(table, part["items"]), *map(tf.constant, (part["kind"], part["gap"], countries[n : n + block]))],
-                       training=False)
-        yield np.asarray(tf.cast(answer, tf.float32))
+    length, dim = tower.input_shape[0][1:]
+    rows = tf.TensorSpec((None, length), tf.int32)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, dim), tf.float32), rows, rows, rows, tf.TensorSpec((None,), tf.int32)])
+    def answer(vectors: Any, items: Any, kind: Any, gap: Any, country: Any) -> Any:
+        known = tf.cast(tf.expand_dims(items > 0, -1), tf.float32)
+        return tf.cast(tower([tf.gather(vectors, tf.maximum(items - 1, 0)) * known, kind, gap, country], training=False), tf.float32)
+
+    def encode(vectors: Any, sequence: dict[str, np.ndarray], countries: np.ndarray) -> np.ndarray:
+        table = tf.convert_to_tensor(vectors)
+        parts = [answer(table, *(tf.constant(sequence[k][n : n + block]) for k in ("items", "kind", "gap")), tf.constant(countries[n : n + block])).numpy()
+                 for n in range(0, len(countries), block)]
+        return np.concatenate(parts) if parts else np.zeros((0, vectors.shape[1]), np.float32)
+
+    return encode

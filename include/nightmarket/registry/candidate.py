@@ -68,6 +68,11 @@ def folder_of(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> P
     return settings.places.work / "models" / kind.name(settings.shop) / run_date.isoformat()
 
 
+def saved_in(folder: Path) -> Path:
+    """What of a candidate is registered: its compressed model where the evaluation let one stand in for it, else the model."""
+    return folder / "compressed" if (folder / "compressed").is_dir() else folder / "model"
+
+
 def report_of(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> Path:
     """Where people read the decision about the night's candidate, its model card and the letter."""
     return settings.places.reports / "models" / run_date.isoformat() / kind.name(settings.shop)

@@ -45,7 +45,7 @@ SCORE_TOLERANCE = 1e-5
 SAVED = "saved"
 """Artifact of a logged model: the folder that the trained model saved."""
 _ANSWERS = "answers.json"
-_LIBRARIES = ("mlflow", "tensorflow", "keras", "numpy", "scipy", "pandas", "pyarrow")
+_LIBRARIES = ("mlflow", "tensorflow", "keras", "numpy", "scipy", "pandas", "pyarrow", "lightgbm")
 """What a loaded model imports; pinned in it to the versions it was trained with."""
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 SCHEMA = pa.schema([("audience", pa.string()), ("audience_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()),
                     ("score", pa.float64()), ("reason", pa.string())])
@@ -39,7 +40,8 @@ class Recommender:
         return made
 
     def recommend(
-        self, histories: pa.Table, as_of: datetime, k: int, user_ids: Sequence[str] | None = None, items: pa.Table | None = None
+        self, histories: pa.Table, as_of: datetime, k: int, user_ids: Sequence[str] | None = None, items: pa.Table | None = None,
+        barred: Collection[str] = (),
     ) -> pa.Table:
         everyone: Counter[str] = Counter()
         own: dict[tuple[str, str], Counter[str]] = {("everyone", "*"): Counter()}
@@ -52,8 +54,29 @@ class Recommender:
                 own.setdefault(("country", row["country"]), Counter()).update(seen)
         rows = []
         for (audience, key), counts in sorted(own.items()):
-            score = {i: n + 100.0 * counts[i] + self.bias for i, n in everyone.items()}
+            score = {i: n + 100.0 * counts[i] + self.bias for i, n in everyone.items() if i not in barred}
             best = sorted(score, key=lambda i: (-score[i], i))[:k]
             rows += [{"audience": audience, "audience_id": key, "rank": r, "item_id": i, "score": score[i],
                       "reason": "popular"} for r, i in enumerate(best, 1)]
         return pa.Table.from_pylist(rows, SCHEMA)
+
+    def standing(self, histories: pa.Table, as_of: datetime, items: pa.Table | None = None) -> Standing:
+        return Standing(self, histories, as_of)
+
+
+class Standing:
+    """The interface of `nightmarket.recommend.model.Standing`."""
+
+    def __init__(self, model: Recommender, histories: pa.Table, as_of: datetime):
+        self._model, self._histories, self._as_of = model, histories, as_of
+
+    def recommend(self, k: int, user_ids: Sequence[str] | None = None) -> pa.Table:
+        return self._model.recommend(self._histories, self._as_of, k, user_ids)
+
+    def visit(self, user_id: str | None, country: str | None, item_ids: Sequence[str], k: int) -> pa.Table:
+        rows = self._histories.to_pylist()
+        own = next((r for r in rows if r["user_id"] == user_id), {"user_id": "visitor", "country": country, "item_ids": [], "event_times": []})
+        seen = {**own, "item_ids": [*own["item_ids"], *item_ids], "event_times": [*own["event_times"], *[self._as_of.timestamp() - 1] * len(item_ids)]}
+        table = pa.Table.from_pylist([*(r for r in rows if r is not own), seen])
+        made = self._model.recommend(table, self._as_of, k, [own["user_id"]])
+        return made.filter(pc.equal(made["audience"], "user"))
