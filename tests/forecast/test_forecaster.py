@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from nightmarket.forecast import forecaster, spread
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import diagnose
-from nightmarket.forecast.forecaster import BUDGETS, Forecast, backtest, forecast
+from nightmarket.forecast.forecaster import BUDGETS, Forecast, Weights, backtest, forecast
 from nightmarket.forecast.series import Panel, read_panel, step
 
 
@@ -102,10 +101,10 @@ def test_one_failing_series_is_quarantined_and_the_rest_go_on(monkeypatch: pytes
     panel, _ = read_panel(table(shop(5, 60)), "D", 7)
     real = spread.forecast
 
-    def breaks(part: Panel, *settings: Any) -> Forecast:
+    def breaks(part: Panel, levels: tuple[int, ...], budget: str, seed: int, weights: Weights | None) -> Forecast:
         if "s03" in part.ids:
             raise ValueError("no such thing")
-        return real(part, *settings)
+        return real(part, levels, budget, seed, weights)
 
     monkeypatch.setattr(spread, "forecast", breaks)
     parts = list(spread.forecast_chunks(panel, (80, 95), "fast", 17))

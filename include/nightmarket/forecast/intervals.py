@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _POWERS = (0.0, 0.5, 1.0)
 _WORTH = 10.0  # residuals that the usual spread is worth
+_WINDOWS_WORTH = 100.0
 _QUANTILE_WORTH = 40.0  # and the quantiles of all, times 1 / the share beyond them
 
 
@@ -89,14 +90,24 @@ def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.n
             at: np.ndarray) -> float:
     """By how much intervals made without an origin must be wider to cover that origin as often as they claim, over all origins `at`.
 
-    Origins nearer than a horizon share days with it and are left out as well, as far as two others remain.
+    Made without that one origin alone they see some of its days in its neighbours; made without all that share a day with it they see
+    less than they will have. The fewer series and horizons there are, the more the second way counts.
     """
-    origins, horizon = residual.shape[0], residual.shape[2]
+    origins, series, horizon = residual.shape
     if origins < 2:
         return 1.25  # residuals of one origin alone
+    alone = np.quantile(_scores(residual, size, use, scale, shares, [np.arange(origins) != j for j in range(origins)]), level / 100)
+    apart = np.quantile(_scores(residual, size, use, scale, shares, [others(at, j, horizon) for j in range(origins)]), level / 100)
+    windows = series * (1.0 + (at[-1] - at[0]) / horizon)  # residuals of a horizon that share no day
+    trust = windows / (windows + _WINDOWS_WORTH)
+    # the weights were learnt on these residuals: a little more than they say
+    return float(np.clip(alone**trust * apart ** (1.0 - trust), 0.8, 3.0)) * (1.0 + 0.25 / origins)
+
+
+def _scores(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, shares: tuple[float, float], kept: list[np.ndarray]) -> np.ndarray:
+    """Residuals of each origin j in units of the intervals that the origins `kept[j]` make."""
     scores = []
-    for j in range(origins):
-        other = others(at, j, horizon)
+    for j, other in enumerate(kept):
         own = _spread(residual[other], use[other], scale)
         if not use[other].any():
             continue
@@ -104,9 +115,7 @@ def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.n
         r = residual[j] / (own[:, None] * size[j])
         bound = np.where(r < 0, np.minimum(below, -1e-6)[:, None], np.maximum(above, 1e-6)[:, None])
         scores.append((r / bound)[use[j]])
-    every = np.concatenate(scores)
-    # the weights were learnt on these residuals: a little more than they say
-    return float(np.clip(np.quantile(every, level / 100), 0.8, 3.0)) * (1.0 + 0.25 / origins)
+    return np.concatenate(scores)
 
 
 def nested(bounds: dict[int, tuple[np.ndarray, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
