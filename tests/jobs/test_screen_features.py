@@ -26,7 +26,7 @@ from nightmarket.contracts import (
 from nightmarket.lake import Lake
 from nightmarket.shop import Settings
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.soak, pytest.mark.timeout(1800)]
 D1 = date(2026, 1, 12)
 D2, D3, D4 = (D1 + timedelta(days=n) for n in (1, 2, 3))
 
