@@ -11,6 +11,7 @@ SHOP ?=
 DATE ?=
 FROM ?=
 FORCE ?=
+ALL ?=
 TESTS ?=
 
 # Every tool below reads the shop from here.
@@ -27,6 +28,7 @@ help: ## list these commands
 	@echo "  SHOP=path/to/shop.yaml   another shop than shops/demo.yaml, for every command"
 	@echo "  DATE=YYYY-MM-DD          the night (run), or the last one (backfill); FROM=YYYY-MM-DD the first"
 	@echo "  FORCE=1                  run although nothing has changed"
+	@echo "  ALL=1                    forecasts and fraud screening too (run)"
 
 setup: $(STAMP) ## make the environment in .venv
 
@@ -34,7 +36,7 @@ $(STAMP): requirements.txt pyproject.toml scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
 run: setup ## one full night on this machine, with a summary; leaves nothing running
-	@$(PY) -m nightmarket.embedded run $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $(FORCE),--force)
+	@$(PY) -m nightmarket.embedded run $(if $(DATE),--date $(DATE)) $(if $(FROM),--from $(FROM)) $(if $(FORCE),--force) $(if $(ALL),--all)
 
 up: setup ## start Airflow, MLflow and the mailbox, and leave them running
 	@$(PY) -m nightmarket.embedded up

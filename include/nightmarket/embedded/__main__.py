@@ -21,7 +21,7 @@ from typing import Any
 
 from nightmarket.command import MemoryWatch
 from nightmarket.embedded import airflow, services, summary
-from nightmarket.embedded.night import NothingToDo, Screen, Undecided, backfill, choose, run_night
+from nightmarket.embedded.night import STARTED, TRAINING, NothingToDo, Screen, Undecided, backfill, choose, let_run, run_night
 from nightmarket.embedded.services import Service, ServiceError, Supervisor
 from nightmarket.shop import Settings, ShopError, load_shop
 from nightmarket.spark import server
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--date", type=date.fromisoformat, metavar="YYYY-MM-DD", help="the night (default: the next one)")
     parser.add_argument("--from", dest="first", type=date.fromisoformat, metavar="YYYY-MM-DD", help="first night of history")
     parser.add_argument("--force", action="store_true", help="run although nothing has changed")
+    parser.add_argument("--all", action="store_true", help="run: the forecasts and the fraud screening of the night too")
     args = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -77,7 +78,7 @@ def _run(settings: Settings, args: argparse.Namespace) -> int:
     shared = None
     with _start(settings, screen, scheduled=False) as (supervisor, client):
         with _watch(supervisor) as memory:
-            account = run_night(client, choice, args.force, screen, supervisor.check)
+            account = run_night(client, choice, args.force, screen, supervisor.check, STARTED if args.all else (TRAINING,))
             shared = memory.peak() if memory else None
         screen.line("stopping")
     print(summary.text(settings, account, shared))
@@ -94,7 +95,8 @@ def _up(settings: Settings, args: argparse.Namespace) -> int:
     told = services.running(airflow.state(settings))
     if not told:
         # the demo shop's calendar is its own: the night of today would leave a gap of months
-        with _start(settings, Screen(), scheduled=settings.shop.demo is None, looked_up=True) as (supervisor, _):
+        with _start(settings, Screen(), scheduled=settings.shop.demo is None, looked_up=True) as (supervisor, client):
+            let_run(client, STARTED)
             supervisor.keep = True
     return _status(settings, args)
 

@@ -16,8 +16,8 @@ from nightmarket.quality.verdict import passed_nights
 from nightmarket.shop import FilesSource, Settings
 
 INGESTION, TRAINING, FORECASTING, SCREENING = "shop_ingestion", "recommendation_training", "seasonal_forecasting", "fraud_screening"
-STARTED = (SCREENING, TRAINING, FORECASTING)
-"""What the data of a night starts."""
+STARTED = (TRAINING, FORECASTING, SCREENING)
+"""What the data of a night starts. `make run` follows the first alone unless all are asked for."""
 _FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -59,10 +59,12 @@ class Account:
     tasks: list[Task] = field(default_factory=list)
     seconds: float = 0.0
     trouble: str | None = None
+    started: tuple[str, ...] = (TRAINING,)
+    """What the night's data was to start."""
 
     @property
     def succeeded(self) -> bool:
-        return self.trouble is None and all(s == "success" for _, s in self.runs.values()) and len(self.runs) == 1 + len(STARTED)
+        return self.trouble is None and all(s == "success" for _, s in self.runs.values()) and set(self.runs) == {INGESTION, *self.started}
 
 
 def choose(settings: Settings, run_date: date | None, from_date: date | None) -> Choice:
@@ -135,21 +137,21 @@ class Screen:
             print(f"\r\033[K{self.elapsed}  {text}", end="", flush=True)
 
 
-def run_night(client: Client, choice: Choice, force: bool, screen: Screen, check: Callable[[], None]) -> Account:
-    """Triggers the ingestion of a night, follows it and what its data starts, to their ends."""
-    account = Account(choice)
+def run_night(
+    client: Client, choice: Choice, force: bool, screen: Screen, check: Callable[[], None], wanted: tuple[str, ...] = (TRAINING,),
+) -> Account:
+    """Triggers the ingestion of a night, follows it and what of STARTED is wanted, to their ends. The others are paused meanwhile:
+    what they would have done waits for them."""
+    account = Account(choice, started=wanted)
     started = time.monotonic()
     conf = {"force": force} | ({"from_date": choice.from_date.isoformat()} if choice.from_date < choice.run_date else {})
     since = datetime.now(timezone.utc).isoformat()
     night = choice.run_date.isoformat()
-    for dag in (INGESTION, *STARTED):
-        if client.get(f"/dags/{dag}")["is_paused"]:
-            screen.line(f"{dag} was paused; it is let run again")
-            client.patch(f"/dags/{dag}", {"is_paused": False})
+    let_run(client, wanted)
     run_id = client.trigger(INGESTION, night, conf, "started by `make run`")
     state = _follow(client, INGESTION, run_id, account, screen, check)
     if state == "success":
-        for dag in STARTED:
+        for dag in wanted:
             found: str | None = None
             deadline = time.monotonic() + 120
             while found is None and time.monotonic() < deadline:
@@ -163,6 +165,14 @@ def run_night(client: Client, choice: Choice, force: bool, screen: Screen, check
                 _follow(client, dag, found, account, screen, check)
     account.seconds = time.monotonic() - started
     return account
+
+
+def let_run(client: Client, wanted: tuple[str, ...]) -> None:
+    """Lets the ingestion and what is wanted of STARTED run, and pauses the rest of it."""
+    for dag in (INGESTION, *STARTED):
+        asked = dag in (INGESTION, *wanted)
+        if client.get(f"/dags/{dag}")["is_paused"] == asked:
+            client.patch(f"/dags/{dag}", {"is_paused": not asked})
 
 
 def backfill(client: Client, first: date, last: date, force: bool, screen: Screen) -> bool:
