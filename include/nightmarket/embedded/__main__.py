@@ -21,7 +21,17 @@ from typing import Any
 
 from nightmarket.command import MemoryWatch
 from nightmarket.embedded import airflow, services, summary
-from nightmarket.embedded.night import STARTED, TRAINING, NothingToDo, Screen, Undecided, backfill, choose, let_run, run_night
+from nightmarket.embedded.night import (
+    STARTED,
+    TRAINING,
+    NothingToDo,
+    Screen,
+    Undecided,
+    backfill,
+    choose,
+    let_run,
+    run_night,
+)
 from nightmarket.embedded.services import Service, ServiceError, Supervisor
 from nightmarket.shop import Settings, ShopError, load_shop
 from nightmarket.spark import server
