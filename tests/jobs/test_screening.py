@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +175,18 @@ def test_proposals_block_nothing_until_a_person_says_so(screened: Settings) -> N
     assert [a.decided_by for a in ledger.read(screened) if a.what == "refuse"] == ["nobody answered"] * len(waiting)
     assert ledger.holding(screened, NIGHT + timedelta(days=4000)) == {}
     assert enter.main(argv(screened, "--approve")) == 2
-    # nobody's answer is no refusal: the next night proposes again, a person's no holds
-    assert propose.main(argv(screened)) == 0 and enter.main(argv(screened, "--refuse", "--by", "Ada")) == 0
+    # nobody's answer is no refusal: a night after it proposes again, a person's no holds
+    later, lake = datetime.now(timezone.utc).date() + timedelta(days=1), Lake(screened.places.lake)
+    for dataset in (SCREENING_DECISIONS, SCREENING_FEATURES):
+        same = lake.at(dataset, NIGHT)
+        with lake.writer(dataset, [later]) as writer:
+            writer.stage_arrow(later, same.arrow())
+            writer.publish(later, inputs=[], settings="tests", code="tests", notes=same.manifest.notes)
+    night_after = ["--shop", str(screened.file), "--run-date", str(later)]
+    assert propose.main(night_after) == 0
     assert len([a for a in ledger.read(screened) if a.what == "propose"]) == 2 * len(waiting)
-    assert propose.main(argv(screened)) == 0
+    assert enter.main([*night_after, "--refuse", "--by", "Ada"]) == 0
+    assert propose.main(night_after) == 0
     assert len([a for a in ledger.read(screened) if a.what == "propose"]) == 2 * len(waiting)
 
 
