@@ -11,29 +11,19 @@ import sys
 from collections.abc import Sequence
 
 from nightmarket import command
-from nightmarket import log as logs
 from nightmarket.command import Night
 from nightmarket.lake import Manifest
 from nightmarket.registry.kinds import FORECASTER
-
-log = logs.logger("announce_forecasts")
 
 
 def run(night: Night) -> list[Manifest]:
     """Writes the files, then queues the mail. Raises LakeError where the night published nothing."""
     from nightmarket.forecast.announcement import announcement
     from nightmarket.quality import letter
-    from nightmarket.quality.outbox import Outbox
     from nightmarket.registry import candidate as candidates
 
     settings = night.settings
-    told = announcement(settings, night.lake, night.run_date)
-    if night.dry_run:
-        log.info(logs.said("would announce", run_date=night.run_date, subject=told.subject))
-        return []
-    folder = candidates.report_of(settings, night.run_date, FORECASTER)
-    entry, new = letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)
-    log.info(logs.said("announced", run_date=night.run_date, mail=entry.id, queued=new))
+    letter.tell(night, announcement(settings, night.lake, night.run_date), candidates.report_of(settings, night.run_date, FORECASTER))
     return []
 
 

@@ -14,29 +14,19 @@ import sys
 from collections.abc import Sequence
 
 from nightmarket import command
-from nightmarket import log as logs
 from nightmarket.command import Night
 from nightmarket.lake import Manifest
-
-log = logs.logger("brief_risk")
 
 
 def run(night: Night) -> list[Manifest]:
     """Writes the files, then queues the mail. Raises LakeError where the night was not decided about."""
     from nightmarket.quality import letter
-    from nightmarket.quality.outbox import Outbox
     from nightmarket.registry import candidate as candidates
     from nightmarket.registry.kinds import SCREENER
     from nightmarket.screen.briefing import briefing
 
     settings = night.settings
-    told = briefing(settings, night.lake, night.run_date)
-    if night.dry_run:
-        log.info(logs.said("would tell", run_date=night.run_date, subject=told.subject))
-        return []
-    folder = candidates.report_of(settings, night.run_date, SCREENER)
-    entry, new = letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)
-    log.info(logs.said("told", run_date=night.run_date, mail=entry.id, queued=new))
+    letter.tell(night, briefing(settings, night.lake, night.run_date), candidates.report_of(settings, night.run_date, SCREENER))
     return []
 
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 from nightmarket import command
 from nightmarket import log as logs
-from nightmarket.command import Night, Refused
+from nightmarket.command import Night
 from nightmarket.contracts import EVALUATION, FEATURES, ITEMS
 from nightmarket.lake import Input, Manifest, code_version, newest_arrow
 from nightmarket.quality.verdict import passed_nights
+from nightmarket.registry.kinds import RECOMMENDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,32 +39,10 @@ SECTIONS = ("model", "time_zone", "blessing")
 
 def run(night: Night) -> list[Manifest]:
     """Publishes gold.evaluation of the night. Raises Refused where there is no candidate, or it is of other data than the night's."""
-    from nightmarket.registry import candidate as candidates
-    from nightmarket.registry.client import Registry
+    from nightmarket.registry.judging import judged
 
-    settings = night.settings
-    made = candidates.require(settings, night.run_date)
-    features = night.lake.at(FEATURES, night.run_date)
-    if features.manifest.as_input() not in made.inputs:
-        raise Refused(
-            f"the candidate of {night.run_date} was trained on another gold.features than the one published now; run "
-            f"`python -m jobs.train --run-date {night.run_date}` again"
-        )
-    champion = Registry(settings).opponent(made.recipe, anew=night.force)
-    read = [made.as_input(), *made.inputs]
-    if champion is not None:
-        read.append(Input(f"champion/{settings.shop.model.name}/{champion.version}", champion.tags.get("recipe", champion.run_id)))
-    digest = settings.digest(*SECTIONS)
-    folder = candidates.folder_of(settings, night.run_date)
-    done = (folder / "evaluation" / "evaluation.json").is_file()
-    if done and night.is_current(EVALUATION, night.run_date, read, digest, made.seed):
-        log.info(logs.said("current", run_date=night.run_date, recipe=made.recipe))
-        return [m for m in [night.lake.manifest(EVALUATION, night.run_date)] if m is not None]
-    if night.dry_run:
-        log.info(logs.said("would_evaluate", run_date=night.run_date, candidate=made.recipe, champion=champion and champion.version))
-        return []
-    with candidates.alone(folder):
-        return [_judge(night, made, champion, read, digest)]
+    digest = night.settings.digest(*SECTIONS)
+    return judged(night, RECOMMENDER, FEATURES, digest, lambda made, champion, read: _judge(night, made, champion, read, digest))
 
 
 def _judge(
@@ -77,6 +55,7 @@ def _judge(
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry import candidate as candidates
+    from nightmarket.registry.judging import evaluation_folder
 
     started = time.monotonic()
     settings, shop = night.settings, night.settings.shop
@@ -89,15 +68,12 @@ def _judge(
     if champion is not None:
         models[CHAMPION] = (champion.version, Recommender.load(champion.folder))
     found = judge(table, items, trial, models, made.seed, shop.model.bootstrap, shop.blessing.slice_users)
-    staging = folder / f".evaluation-{uuid.uuid4().hex[:8]}"
-    for debris in folder.glob(".evaluation-*"):
-        shutil.rmtree(debris)
-    found.save(staging, shop.title or shop.shop)
-    for old in ("compressed", ".compressed"):
-        shutil.rmtree(folder / old, ignore_errors=True)
-    if (precision := shop.model.compression) != "none":
-        _compress(night, precision, folder, models[CHALLENGER][1], found, table, items, staging)
-    candidates.replace(folder / "evaluation", staging)
+    with evaluation_folder(folder) as staging:
+        found.save(staging, shop.title or shop.shop)
+        for old in ("compressed", ".compressed"):
+            shutil.rmtree(folder / old, ignore_errors=True)
+        if (precision := shop.model.compression) != "none":
+            _compress(night, precision, folder, models[CHALLENGER][1], found, table, items, staging)
     rows = found.rows()
     with night.lake.writer(EVALUATION, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, rows)

@@ -11,10 +11,8 @@ Exits 3 where the history is too short for one origin.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,44 +34,22 @@ log = logs.logger("judge_forecasts")
 
 def run(night: Night) -> list[Manifest]:
     """Publishes gold.forecast_evaluation of the night. Raises Refused."""
-    from nightmarket.registry import candidate as candidates
-    from nightmarket.registry.client import Registry
+    from nightmarket.registry.judging import judged
 
-    settings = night.settings
-    made = candidates.require(settings, night.run_date, FORECASTER)
-    series = night.lake.at(SALES_SERIES, night.run_date)
-    if series.manifest.as_input() not in made.inputs:
-        raise Refused(f"the candidate of {night.run_date} was fitted on another gold.sales_series than the one published now; run "
-                      f"`python -m jobs.fit_forecasts --run-date {night.run_date}` again")
-    champion = Registry(settings, FORECASTER).opponent(made.recipe, anew=night.force)
-    read = [made.as_input(), *made.inputs]
-    if champion is not None:
-        read.append(Input(f"champion/{settings.shop.forecast.name}/{champion.version}", champion.tags.get("recipe", champion.run_id)))
-    digest = settings.digest(*SECTIONS)
-    folder = candidates.folder_of(settings, night.run_date, FORECASTER)
-    done = (folder / "evaluation" / "evaluation.json").is_file()
-    if done and night.is_current(FORECAST_EVALUATION, night.run_date, read, digest, made.seed):
-        log.info(logs.said("current", run_date=night.run_date, recipe=made.recipe))
-        return [m for m in [night.lake.manifest(FORECAST_EVALUATION, night.run_date)] if m is not None]
-    if night.dry_run:
-        log.info(logs.said("would judge", run_date=night.run_date, candidate=made.recipe, champion=champion and champion.version))
-        return []
-    with candidates.alone(folder):
-        return [_judge(night, made, champion, read, digest)]
+    digest = night.settings.digest(*SECTIONS)
+    return judged(night, FORECASTER, SALES_SERIES, digest, lambda made, champion, read: _judge(night, made, champion, read, digest))
 
 
 def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read: list[Input], digest: str) -> Manifest:
     from nightmarket.registry import candidate as candidates
+    from nightmarket.registry.judging import evaluation_folder
 
     started = time.monotonic()
     folder = candidates.folder_of(night.settings, night.run_date, FORECASTER)
     kept = made.training.get("kept")
     found = _follow_up(night, str(kept)) if kept else _origins(night, champion)
-    staging = folder / f".evaluation-{uuid.uuid4().hex[:8]}"
-    for debris in folder.glob(".evaluation-*"):
-        shutil.rmtree(debris)
-    found.save(staging)
-    candidates.replace(folder / "evaluation", staging)
+    with evaluation_folder(folder) as staging:
+        found.save(staging)
     with night.lake.writer(FORECAST_EVALUATION, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, found.rows())
         manifest = writer.publish(

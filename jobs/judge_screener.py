@@ -8,10 +8,8 @@ judged before (unless --force).
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -36,29 +34,10 @@ SECTIONS = ("screening", "time_zone")
 
 def run(night: Night) -> list[Manifest]:
     """Publishes gold.screening_evaluation. Raises Refused where there is no candidate, or it is of other data than the night's."""
-    from nightmarket.registry import candidate as candidates
-    from nightmarket.registry.client import Registry
+    from nightmarket.registry.judging import judged
 
-    settings = night.settings
-    made = candidates.require(settings, night.run_date, SCREENER)
-    if night.lake.at(SCREENING_FEATURES, night.run_date).manifest.as_input() not in made.inputs:
-        raise Refused(f"the candidate of {night.run_date} was learned from another gold.screening_features than the one published now; run "
-                      f"`python -m jobs.train_screener --run-date {night.run_date}` again")
-    champion = Registry(settings, SCREENER).opponent(made.recipe, anew=night.force)
-    read = [made.as_input(), *made.inputs]
-    if champion is not None:
-        read.append(Input(f"champion/{made.name}/{champion.version}", champion.tags.get("recipe", champion.run_id)))
-    digest = settings.digest(*SECTIONS)
-    folder = candidates.folder_of(settings, night.run_date, SCREENER)
-    done = (folder / "evaluation" / "evaluation.json").is_file()
-    if done and night.is_current(SCREENING_EVALUATION, night.run_date, read, digest, made.seed):
-        log.info(logs.said("current", run_date=night.run_date, recipe=made.recipe))
-        return [m for m in [night.lake.manifest(SCREENING_EVALUATION, night.run_date)] if m is not None]
-    if night.dry_run:
-        log.info(logs.said("would_evaluate", run_date=night.run_date, candidate=made.recipe, champion=champion and champion.version))
-        return []
-    with candidates.alone(folder):
-        return [_judge(night, made, champion, read, digest)]
+    digest = night.settings.digest(*SECTIONS)
+    return judged(night, SCREENER, SCREENING_FEATURES, digest, lambda made, champion, read: _judge(night, made, champion, read, digest))
 
 
 def costs_of(settings: Settings) -> dict[str, Costs]:
@@ -71,6 +50,7 @@ def costs_of(settings: Settings) -> dict[str, Costs]:
 
 def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read: list[Input], digest: str) -> Manifest:
     from nightmarket.registry import candidate as candidates
+    from nightmarket.registry.judging import evaluation_folder
     from nightmarket.screen.judging import CHALLENGER, CHAMPION, judge, trials
     from nightmarket.screen.screener import Described, Screener
 
@@ -88,11 +68,8 @@ def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read
     if champion is not None:
         models[CHAMPION] = (champion.version, Screener.load(champion.folder / "judged"))
     verdicts = judge(found, models, cut, options, shop.screening.bootstrap)
-    staging = folder / f".evaluation-{uuid.uuid4().hex[:8]}"
-    for debris in folder.glob(".evaluation-*"):
-        shutil.rmtree(debris)
-    verdicts.save(staging, cut, end, costs, shop.title or shop.shop)
-    candidates.replace(folder / "evaluation", staging)
+    with evaluation_folder(folder) as staging:
+        verdicts.save(staging, cut, end, costs, shop.title or shop.shop)
     with night.lake.writer(SCREENING_EVALUATION, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, verdicts.rows())
         manifest = writer.publish(

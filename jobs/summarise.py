@@ -12,27 +12,17 @@ import sys
 from collections.abc import Sequence
 
 from nightmarket import command
-from nightmarket import log as logs
 from nightmarket.command import Night
 from nightmarket.lake import Manifest
-
-log = logs.logger("summarise")
 
 
 def run(night: Night) -> list[Manifest]:
     """Writes the files, then queues the mail."""
     from nightmarket.monitor.summary import morning
     from nightmarket.quality import letter
-    from nightmarket.quality.outbox import Outbox
 
     settings = night.settings
-    told = morning(settings, night.lake, night.run_date)
-    if night.dry_run:
-        log.info(logs.said("would tell", run_date=night.run_date, subject=told.subject))
-        return []
-    folder = settings.places.reports / "models" / night.run_date.isoformat()
-    entry, new = letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)
-    log.info(logs.said("told", run_date=night.run_date, mail=entry.id, queued=new))
+    letter.tell(night, morning(settings, night.lake, night.run_date), settings.places.reports / "models" / night.run_date.isoformat())
     return []
 
 

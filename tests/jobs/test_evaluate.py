@@ -89,7 +89,7 @@ def test_a_night_is_judged_with_baselines_and_then_against_its_champion(make_set
 
     put(settings, FEATURES, Lake(settings.places.lake).at(FEATURES, NIGHT).arrow().slice(0, 60))
     assert evaluate.main(argv(settings)) == 3
-    assert "trained on another gold.features" in capsys.readouterr().err
+    assert "made from another gold.features" in capsys.readouterr().err
 
 
 def _with_a_champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,7 +312,7 @@ def test_what_the_night_refuses(make_settings: Callable[..., Settings], capsys: 
     assert code == 3 and "has 25 days; to judge forecasts of 7 days ahead 28 are needed" in said
     publish_series(settings, 0, Y[:, :60])
     code, said = told("judge")
-    assert code == 3 and "fitted on another gold.sales_series" in said
+    assert code == 3 and "made from another gold.sales_series" in said
     code, said = told("announce")
     assert code == 1 and "gold.forecasts of 2026-03-31 is not published; run `python -m jobs.publish_forecasts" in said
     put(settings, QUALITY, QUALITY.arrow_schema().empty_table(), NIGHT, {"verdict": "refused", "from_date": str(NIGHT)})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightmarket.recommend.reranking import DAY, Goods, Rules, allowed, choose, intra_list_similarity, unfamiliarity
+from nightmarket.recommend.reranking import DAY, Goods, Rules, allowed, choose, unfamiliarity
 
 ITEMS = np.array(["a", "b", "c", "d"])
 
@@ -70,12 +70,6 @@ def test_a_seller_has_no_more_than_the_cap_and_unknown_sellers_are_free() -> Non
     score = np.array([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
     assert choose(score, goods, Rules(seller_cap=1), 6).tolist() == [0, 3, 4, 5]
     assert choose(score, goods, Rules(seller_cap=2), 6).tolist() == [0, 1, 3, 4, 5]
-
-
-def test_intra_list_similarity_by_hand() -> None:
-    assert intra_list_similarity(np.array([[1.0, 0.0], [0.0, 3.0]])) == 0.0
-    # pairs: 1, 0, 0
-    assert intra_list_similarity(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(("rules", "said"), [

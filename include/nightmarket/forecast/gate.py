@@ -1,4 +1,4 @@
-"""Whether forecasts may be published, and whether a challenger may take a champion's place."""
+"""Whether forecasts may be published. Whether a challenger may take a champion's place is `nightmarket.evaluate.blessing`'s."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nightmarket.evaluate import bootstrap
-from nightmarket.forecast.forecaster import Backtest, Forecast
-from nightmarket.forecast.reconciling import Hierarchy, coherent_within
+from nightmarket.forecast.forecaster import Forecast
 from nightmarket.forecast.series import Panel
 
 MULTIPLE = 5.0
@@ -43,32 +41,7 @@ def check(panel: Panel, made: Forecast, multiple: float = MULTIPLE) -> list[Chec
     ]
 
 
-def check_coherent(tree: Hierarchy, forecasts: np.ndarray, tolerance: float = 0.005) -> Check:
-    """Sums agree to half a penny."""
-    gap = coherent_within(tree, forecasts)
-    return Check("coherent", gap <= tolerance, f"the largest gap between a node and its parts is {gap:.4f}")
-
-
 def _check(name: str, wrong: np.ndarray, panel: Panel, what: str) -> Check:
     bad = np.flatnonzero(wrong)
     named = ", ".join(str(panel.ids[i]) for i in bad[:5])
     return Check(name, not len(bad), f"{len(bad)} series with {what}: {named}" if len(bad) else f"no series with {what}")
-
-
-def errors(test: Backtest, combined: np.ndarray) -> np.ndarray:
-    """(n,) MASE over all backtest origins; NaN where nothing was known. Lower is better."""
-    actual = test.actual[:-1]
-    known = np.isfinite(actual)
-    count = known.sum(axis=(0, 2))
-    total = np.where(known, np.abs(np.nan_to_num(actual) - combined[:-1]), 0.0).sum(axis=(0, 2))
-    return np.where(count > 0, total / np.maximum(count, 1) / test.scale, np.nan)
-
-
-def against_champion(challenger: np.ndarray, champion: np.ndarray, margin: float, resamples: int, seed: int) -> Check:
-    """(n,) errors of both on the same series and origins: passes where the challenger is not worse by `margin` beyond chance."""
-    both = np.isfinite(challenger) & np.isfinite(champion)
-    if not both.any():
-        return Check("champion", False, "no series was backtested by both; give a longer history")
-    found = bootstrap.difference(challenger[both], champion[both], resamples, seed)
-    bound = margin * float(np.mean(champion[both]))
-    return Check("champion", found.high <= bound, f"MASE against the champion's: {found}, at most {bound:.4f} is allowed")

@@ -98,21 +98,6 @@ def fan_chart(panel: Panel, made: Forecast, row: int, origins: int = 3) -> bytes
     return _png(figure)
 
 
-def error_by_horizon(made: Forecast) -> bytes:
-    """Mean absolute scaled error by periods ahead, of the combination and of the two candidates of most weight, over all backtests."""
-    test = made.backtest
-    use = np.isfinite(test.actual[:-1]) & ~test.shut[:-1]
-    order = np.argsort(-made.weights.mean(axis=0), kind="stable")[:2]
-    lines = [(test.names[i].replace("_", " "), test.forecasts[i, :-1], _GREY if k else _ORANGE, 1.0) for k, i in enumerate(order)]
-    lines.append(("combination", made.combined[:-1], _BLUE, 2.0))
-    drawn = []
-    for name, values, colour, width in lines:
-        off = np.where(use & np.isfinite(values), np.abs(np.nan_to_num(test.actual[:-1]) - np.nan_to_num(values)) / test.scale[None, :, None], 0.0)
-        count = (use & np.isfinite(values)).sum(axis=(0, 1))
-        drawn.append((name, np.where(count > 0, off.sum(axis=(0, 1)) / np.maximum(count, 1), np.nan), colour, width))
-    return _by_horizon(drawn, f"Error by horizon, {made.mean.shape[0]} series, {len(test.origins) - 1} backtests")
-
-
 def errors_by_horizon(models: Mapping[str, np.ndarray], series: int) -> bytes:
     """Mean absolute scaled error (H,) of each judged model by days ahead; the challenger is the thick one."""
     colours = {"challenger": (_BLUE, 2.0), "champion": (_INK, 1.4), "seasonal_naive": (_ORANGE, 1.0)}

@@ -35,10 +35,3 @@ def demand_quantile(made: Forecast, lead: int, service: float) -> np.ndarray:
     own = (size + 4 * usual) / (count + 4)  # mean absolute miss, drawn to the usual
     standard = (scaled / own[None, :])[np.isfinite(scaled)]
     return np.maximum(expected + np.quantile(standard, service) * own * unit, 0.0)
-
-
-def reorder(made: Forecast, lead: int, service: float, on_hand: np.ndarray | None = None, on_order: np.ndarray | None = None) -> np.ndarray:
-    """(n,) whole units to order now so that stock meets demand over `lead` periods with probability `service`."""
-    wanted = demand_quantile(made, lead, service)
-    held = sum((np.asarray(x, float) for x in (on_hand, on_order) if x is not None), np.zeros(len(wanted)))
-    return np.ceil(np.maximum(wanted - held, 0.0) - 1e-9).astype(np.int64)

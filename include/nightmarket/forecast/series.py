@@ -25,7 +25,6 @@ import pyarrow.compute as pc
 from nightmarket.command import Refused, UsageError
 
 Freq = Literal["D", "W", "MS"]
-FREQS: tuple[Freq, ...] = ("D", "W", "MS")
 SEASON: dict[str, int] = {"D": 7, "W": 52, "MS": 12}
 """Periods of the main season."""
 YEAR: dict[str, float] = {"D": 365.25, "W": 365.25 / 7, "MS": 12.0}

@@ -14,12 +14,18 @@ from datetime import date
 from email import policy
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from nightmarket import log as logs
 from nightmarket.lake import write_atomically
 from nightmarket.quality.outbox import Entry, Outbox, key_of
 from nightmarket.quality.report import environment
 from nightmarket.shop import Language
+
+if TYPE_CHECKING:
+    from nightmarket.command import Night
+
+log = logs.logger("letter")
 
 Tone = Literal["good", "look", "bad"]
 TONES = {"good": ("#15803d", "#f0fdf4", "✓"), "look": ("#92400e", "#fffbeb", "▲"), "bad": ("#b91c1c", "#fef2f2", "✕")}
@@ -131,6 +137,15 @@ def write(letter: Letter, folder: Path) -> None:
         temporary.replace(path)
     write_atomically(folder / f"{letter.slug}.html", html(letter, lambda n: f"{letter.slug}-{n}.png"))
     write_atomically(folder / f"{letter.slug}.txt", plain(letter))
+
+
+def tell(night: Night, letter: Letter, folder: Path) -> None:
+    """The end of a job that writes to an owner: posts the letter, or says in a dry run that it would."""
+    if night.dry_run:
+        log.info(logs.said("would tell", run_date=night.run_date, subject=letter.subject))
+        return
+    entry, new = post(letter, folder, Outbox(night.settings.places.outbox), night.settings.shop.mail.sender, night.force)
+    log.info(logs.said("told", run_date=night.run_date, mail=entry.id, queued=new))
 
 
 def post(letter: Letter, folder: Path, outbox: Outbox, sender: str, force: bool = False) -> tuple[Entry, bool]:

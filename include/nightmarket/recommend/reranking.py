@@ -139,15 +139,6 @@ def unfamiliarity(purchases: np.ndarray) -> np.ndarray:
     return (said - said.min()) / span if span > 0 else np.zeros(len(said))
 
 
-def intra_list_similarity(vectors: np.ndarray) -> float:
-    """Mean cosine of all pairs of a list's (k, d) vectors; 0 for fewer than two. Lower is more diverse."""
-    if len(vectors) < 2:
-        return 0.0
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, length, out=np.zeros_like(vectors, dtype=np.float64), where=length > 0)
-    return float(((unit @ unit.T).sum() - (unit * unit).sum()) / (len(vectors) * (len(vectors) - 1)))
-
-
 def _unit(score: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Scores as 0 … 1 over those that may be shown, so that weights mean the same for every model."""
     out = np.zeros(len(score))

@@ -23,12 +23,6 @@ from nightmarket.recommend.pairs import Pairs
 
 SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular", "rising")
 """Names, in the order of the features that they become."""
-WHAT = {
-    "own": "personal frequency with decay", "together": "item-item BM25 cosine over decayed counts", "also": "item-item cosine",
-    "newest": "item-item BM25 cosine of the newest visit", "follows": "sequence rules with decay", "alike": "TIFU-KNN",
-    "lately": "UP-CF", "walk": "RP3beta", "linear": "EASE with attributes", "latent": "spectral low-pass filter (PureSVD, normalised)",
-    "content": "TF-IDF of titles and attributes", "popular": "recent popularity, by group", "rising": "popularity of the last days",
-}
 POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
 _PRIOR = 20.0
 """Occasions of the whole shop that a group's own are mixed with."""

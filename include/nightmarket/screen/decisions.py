@@ -75,10 +75,3 @@ def _fits(values: np.ndarray, weight: np.ndarray, rows: float) -> float:
         return 0.0
     # ties belong together: above the first value that no longer fits
     return float(np.nextafter(values[order[within]], np.inf))
-
-
-def expected_cost(probability: np.ndarray, label: np.ndarray, decision: np.ndarray, costs: Costs) -> float:
-    """What the decisions cost given what was true; an analyst who looks finds out."""
-    del probability
-    return float((label[decision == ALLOW] == 1).sum() * costs.missed + (decision == REVIEW).sum() * costs.review
-                 + (label[decision == BLOCK] == 0).sum() * costs.wrongly_blocked)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,3 @@ def decide(part: Part, given: Described, asked: np.ndarray, end: int, costs: Cos
     decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
     answer = Answer(found.score[at], found.probability[at], [found.reasons[i] for i in at], lifted)
     return Decided(asked, answer, decision, thresholds, last)
-
-
-def days_since_1970(day: date) -> int:
-    return (day - date(1970, 1, 1)).days
