@@ -180,7 +180,7 @@ class Outbox:
         message["Date"] = moment
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / f"{mail_id}.eml", message.as_bytes(policy=policy.SMTP).decode("ascii"))
-        entry = Entry(mail_id, str(message["Subject"]), [Recipient(a) for a in recipients], moment.isoformat(timespec="seconds"))
+        entry = Entry(mail_id, str(message["Subject"]), [Recipient(a) for a in recipients], moment.isoformat(timespec="microseconds"))
         self._save(entry)
         return entry, True
 
