@@ -12,7 +12,8 @@ delivery and clear `ingest`, or run the date again; lowering a threshold is an e
 **Backfill**: *Trigger → Backfill* here, or
 `airflow backfill create --dag-id shop_ingestion --from-date 2011-11-01 --to-date 2011-11-07`. Both days are included.
 A date whose inputs, settings and code have not changed is found current and left as it is; `--reprocess-behavior
-completed` runs finished dates again. For months of history *Trigger* with *First night* takes all of it in one go.
+completed` runs finished dates again. The form's *Run Parameters* (*Force*, *Dry run*, …) count in a backfill only where
+*Override parameters on existing runs* is ticked. For months of history *Trigger* with *First night* takes all of it in one go.
 
 **Faults** (exit code 1) are retried with growing pauses. **Usage** (2) and **refusals** (3) are not: a person must act.
 Mail that cannot be sent waits in the outbox; `send` is then skipped, and the next night tries again.

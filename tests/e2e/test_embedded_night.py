@@ -243,6 +243,60 @@ def test_airflows_pages(
     pages.save_screenshot(str(artifacts / f"airflow-{name}.png"))
 
 
+def test_a_backfill_from_its_form(embedded_night: Embedded, night: Told, pages: Any, artifacts: Path, lake: Lake) -> None:
+    """Two nights by the page's form, dry: a run for each, with what the form said, and nothing published."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    first, last = night.date + timedelta(days=3), night.date + timedelta(days=4)
+    before = {r["dag_run_id"] for r in embedded_night.client.runs(INGESTION)}
+
+    def click(path: str, nth: int = 0) -> Any:
+        def found(_: Any) -> Any:
+            shown = [e for e in pages.find_elements(By.XPATH, path) if e.is_displayed()]
+            return shown[nth] if len(shown) > nth else None
+
+        element = WebDriverWait(pages, 30).until(found)
+        pages.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+        return element
+
+    pages.get(f"{embedded_night.client.base}/dags/{INGESTION}")
+    click("//button[@aria-label='Trigger Dag' or normalize-space()='Trigger']")
+    click("//span[text()='Backfill']")
+    for day in (first, last):
+        click("//p[text()='Select date and time']")  # the one that is still empty
+        for hint, text in (("YYYY/MM/DD", f"{day:%Y/%m/%d}"), ("HH:mm", "00:00")):
+            field = click(f"//input[@placeholder='{hint}']")
+            field.clear()
+            field.send_keys(text)
+        pages.find_element(By.XPATH, "//*[text()='Date Range']").click()  # closes the calendar
+        time.sleep(0.5)
+    click("//label[contains(., 'Override parameters on existing runs')]")  # without it the page sends no parameters at all
+    click("//label[.//input[@name='element_dry_run']]")
+    pages.save_screenshot(str(artifacts / "airflow-backfill.png"))
+
+    def sent(_: Any) -> bool:
+        """The dialog is gone; until then its button is pressed where it may be: it is not while the page counts the runs."""
+        (button, *_) = pages.find_elements(By.XPATH, "//button[normalize-space()='Run Backfill']") or [None]
+        if button is not None and button.is_enabled():
+            button.click()
+            time.sleep(2)
+        return button is None
+
+    WebDriverWait(pages, 60).until(sent, "the form's dialog is still open")
+
+    def asked() -> list[dict[str, Any]]:
+        return [r for r in embedded_night.client.runs(INGESTION) if r["dag_run_id"] not in before]
+
+    _until(lambda: len(asked()) == 2)
+    _until(lambda: all(r["state"] in ("success", "failed") for r in asked()), 300)
+    runs = sorted(asked(), key=lambda r: r["partition_key"])
+    assert [(r["partition_key"], r["run_type"]) for r in runs] == [(str(first), "backfill"), (str(last), "backfill")]
+    assert all(r["conf"]["dry_run"] is True for r in runs)
+    assert not {first, last} & set(lake.dates(EVENTS))
+
+
 def test_a_report_opens_from_the_page_of_nights(embedded_night: Embedded, night: Told, pages: Any, artifacts: Path) -> None:
     pages.get(f"{embedded_night.client.base}/nightmarket/files/reports/quality/{night.date}/index.html")
     _shows(pages, [night.date.isoformat()])

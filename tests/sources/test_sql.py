@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -21,6 +16,7 @@ from nightmarket import contracts
 from nightmarket.lake import Lake
 from nightmarket.shop import Settings
 from nightmarket.sources.sql import as_text
+from tests.postgres import postgres_server
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -71,43 +67,10 @@ def test_values_as_text(value: object, text: str | None) -> None:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a database of a PostgreSQL server started for this module, as another user where we are root."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
-    on_path = shutil.which("postgres")
-    if not programs and not on_path:
-        pytest.skip("no PostgreSQL server programs: install the package postgresql to run this test")
-    binaries = programs[-1] if programs else Path(on_path or "").parent
-    folder = Path("/tmp") / f"nm-pg-{os.getpid()}"  # short: the path of a socket may have 107 bytes
-    folder.mkdir(mode=0o700)
-    as_user: dict[str, Any] = {}
-    if os.geteuid() == 0:  # the server refuses to run as root
-        user = next((u for u in ("postgres", "nobody") if _known(u)), None)
-        if user is None:
-            pytest.skip("PostgreSQL refuses to run as root and there is no user postgres or nobody")
-        shutil.chown(folder, user)
-        as_user = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    run = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL, **as_user}
-    subprocess.run([binaries / "initdb", "-D", folder / "data", "-U", "night", "-A", "trust", "-E", "UTF8", "--no-sync"], **run)
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c timezone=America/New_York"
-    control = [binaries / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options]
-    try:
-        subprocess.run([*control, "start"], **run)
-        yield f"postgresql+psycopg://night@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([binaries / "pg_ctl", "-D", folder / "data", "-m", "immediate", "-w", "stop"], **{**run, "check": False})
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _known(user: str) -> bool:
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return False
-    return True
+def postgres() -> Iterator[str]:
+    """The URL of a database of a PostgreSQL server started for this module, whose zone is not ours."""
+    with postgres_server("-c timezone=America/New_York") as server:
+        yield server.url
 
 
 def execute(url: str, *statements: str) -> None:
