@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -72,25 +73,23 @@ class Embedded:
                 lines += summary.last_words(summary.task_log(self.settings, dag, run_id, task["task_id"], task["try_number"]))
         return "\n".join(lines)
 
-    def airflow(self, *words: str) -> str:
-        """What an `airflow` command says, in the environment that `make up` gave the scheduler. Fails with the command."""
-        pid = next(s["pid"] for s in self.told["services"] if s["name"] == "mailbox")
-        raw = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-        environment = dict(line.split("=", 1) for line in raw if "=" in line)
-        done = subprocess.run([sys.executable, "-m", "airflow", *words], cwd=PROJECT, env=environment, capture_output=True,
-                              text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def pid(self, service: str) -> int:
+        return next(int(s["pid"]) for s in self.told["services"] if s["name"] == service)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `make up` gave every process that it started. (Airflow's own overwrite theirs with a title.)"""
+        raw = Path(f"/proc/{self.pid('mailbox')}/environ").read_bytes().decode().split("\0")
+        return dict(line.split("=", 1) for line in raw if "=" in line)
 
 
-@pytest.fixture(scope="session")
-def embedded_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
-    """`python -m nightmarket.embedded up` on a small demo shop; `down` at the end, with nothing left running."""
-    folder = tmp_path_factory.mktemp("embedded")
-    shop = small_shop(folder, schedule={"deadline_minutes": 1})  # so that its first load is late
+@contextmanager
+def up(shop: Path, **environment: str) -> Iterator[Embedded]:
+    """`python -m nightmarket.embedded up` for a shop; `down` at the end, with nothing left running."""
     command = [sys.executable, "-m", "nightmarket.embedded"]
-    done = subprocess.run([*command, "up", "--shop", str(shop)], cwd=PROJECT, env=child_environment(), capture_output=True,
-                          text=True, timeout=600, check=False)
+    where = child_environment(**environment)
+    done = subprocess.run([*command, "up", "--shop", str(shop)], cwd=PROJECT, env=where, capture_output=True, text=True,
+                          timeout=600, check=False)
     settings = load_shop(shop)
     try:
         assert done.returncode == 0, done.stdout + done.stderr
@@ -100,12 +99,19 @@ def embedded_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
         base = next(str(s["url"]) for s in told["services"] if s["name"] == "api-server")
         yield Embedded(settings, Client(base, password(settings)), told)
     finally:
-        stopped = subprocess.run([*command, "down", "--shop", str(shop)], cwd=PROJECT, env=child_environment(),
-                                 capture_output=True, text=True, timeout=120, check=False)
+        stopped = subprocess.run([*command, "down", "--shop", str(shop)], cwd=PROJECT, env=where, capture_output=True, text=True,
+                                 timeout=120, check=False)
     assert stopped.returncode == 0, stopped.stderr
     assert services.running(state(settings)) is None
     ports = [int(s["url"].rpartition(":")[2]) for s in told["services"] if s["url"]]
     assert not [p for p in ports if services.listens(p)], "something outlived `make down`"
+
+
+@pytest.fixture(scope="session")
+def embedded_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    """A small demo shop under a running Airflow, whose first load is late by its own rules."""
+    with up(small_shop(tmp_path_factory.mktemp("embedded"), schedule={"deadline_minutes": 1})) as embedded:
+        yield embedded
 
 
 @pytest.fixture(scope="session")
