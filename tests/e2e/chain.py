@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nightmarket import spark
 from nightmarket.contracts import ALL, Dataset
+from nightmarket.embedded import services
 from nightmarket.lake import Lake, content_digest
-from nightmarket.shop import PROJECT, Settings, load_shop
+from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
 
 SMALL: dict[str, Any] = {
     "demo": {"seed": 11, "first_day": "2026-01-05", "days": 42, "events": 9_000, "dirt": 0.03},
@@ -65,6 +68,28 @@ class Chain:
         demo = self.settings.shop.demo
         assert demo is not None
         return self.first_day + timedelta(days=demo.days - 1)
+
+    @property
+    def bare(self) -> Chain:
+        """The same without a shared Spark server: each step with a JVM of its own."""
+        return replace(self, more={k: v for k, v in self.more.items() if not k.startswith("SPARK_")})
+
+    @contextmanager
+    def served(self) -> Iterator[Chain]:
+        """The same, its steps sharing a Spark Connect server started as the embedded night starts it."""
+        port = services.free_port(15_100)
+        known = {"SPARK_REMOTE": f"sc://localhost:{port}", "SPARK_CONNECT_AUTHENTICATE_TOKEN": "a-token-of-the-test"}
+        server = subprocess.Popen(spark.server(self.settings, port), env=child_environment(**known, PYSPARK_PYTHON=sys.executable),
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not services.listens(port):
+                assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.3)
+            yield replace(self, more={**self.more, **known})
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(timeout=60)
 
     def run(self, step: str, *argv: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """The step's process; fails the test where the exit code is another."""

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +12,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from nightmarket import spark
 from nightmarket.contracts import (
     BRONZE,
     EVENTS,
@@ -32,18 +25,18 @@ from nightmarket.contracts import (
 )
 from nightmarket.embedded import services
 from nightmarket.registry.ledger import Ledger
-from nightmarket.shop import Settings, child_environment
 from tests.e2e.chain import Chain, small_shop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """The first night of the small shop: all its history, then a model, promoted and published."""
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """The first night of the small shop: all its history, then a model, promoted and published. Its steps share a Spark server."""
     made = Chain(small_shop(tmp_path_factory.mktemp("chain")))
-    made.night(made.last_day, made.first_day)
-    return made
+    with made.served() as served:
+        served.night(served.last_day, served.first_day)
+        yield served
 
 
 def test_every_delivered_row_is_clean_or_quarantined(chain: Chain) -> None:
@@ -115,36 +108,20 @@ def _delivered(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(gzip.decompress(file.read_bytes()).decode().splitlines()))
 
 
-def test_a_spark_server_gives_the_same_rows(chain: Chain) -> None:
-    """The night's four Spark steps again, against a Spark Connect server: the same content, night by night."""
+def test_without_a_server_the_rows_are_the_same(chain: Chain) -> None:
+    """The night's four Spark steps again, each with a JVM of its own: the same content, night by night."""
     before = chain.identities(*BRONZE, *SILVER, FEATURES)
-    with spark_server(chain.settings) as environment:
-        served = replace(chain, more=environment)
-        for step in ("ingest", "clean", "gate", "aggregate"):
-            served.run(step, "--run-date", str(chain.last_day), "--from-date", str(chain.first_day), "--force")
-        refused = replace(chain, more={**environment, "SPARK_CONNECT_AUTHENTICATE_TOKEN": "another"})
-        assert "UNAUTHENTICATED" in refused.run("clean", "--run-date", str(chain.last_day), "--force", code=1).stderr
+    for step in ("ingest", "clean", "gate", "aggregate"):
+        chain.bare.run(step, "--run-date", str(chain.last_day), "--from-date", str(chain.first_day), "--force")
     assert chain.identities(*BRONZE, *SILVER, FEATURES) == before
-    # the server is gone: a session of its own, and word of it
-    assert "no answer" in served.run("aggregate", "--run-date", str(chain.last_day), "--force").stderr
 
 
-@contextmanager
-def spark_server(settings: Settings) -> Iterator[dict[str, str]]:
-    """A Spark Connect server as the embedded night starts it; yields what its clients need to know."""
-    port = services.free_port(15_100)
-    known = {"SPARK_REMOTE": f"sc://localhost:{port}", "SPARK_CONNECT_AUTHENTICATE_TOKEN": "a-token-of-the-test"}
-    server = subprocess.Popen(spark.server(settings, port), env=child_environment(**known, PYSPARK_PYTHON=sys.executable),
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not services.listens(port):
-            assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.3)
-        yield known
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
+def test_the_server_wants_its_token_and_may_be_gone(chain: Chain) -> None:
+    span = ("--run-date", str(chain.last_day), "--force")
+    stranger = replace(chain, more={**chain.more, "SPARK_CONNECT_AUTHENTICATE_TOKEN": "another"})
+    assert "UNAUTHENTICATED" in stranger.run("clean", *span, code=1).stderr
+    nobody = replace(chain, more={**chain.more, "SPARK_REMOTE": f"sc://localhost:{services.free_port(15_200)}"})
+    assert "no answer" in nobody.run("aggregate", *span).stderr  # a session of its own, and word of it
 
 
 def test_recommendations_are_for_everyone_with_reasons(chain: Chain) -> None:
@@ -237,8 +214,6 @@ def _planted(chain: Chain) -> list[str]:
     return random.Random(5).sample(values, min(400, len(values)))
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1500)
 def test_twenty_kills_leave_no_trace(chain: Chain) -> None:
     """SIGKILL at 20 random moments of ingest and clean; readers always see a whole partition, the retry the same one."""
     import random
@@ -250,11 +225,11 @@ def test_twenty_kills_leave_no_trace(chain: Chain) -> None:
     killed = 0
     for step, datasets in (("ingest", BRONZE), ("clean", SILVER)):
         for _ in range(10):
-            killed += chain.kill(step, *span, after=draw.uniform(0.5, 14.0))
+            killed += chain.bare.kill(step, *span, after=draw.uniform(0.5, 14.0))
             for dataset in datasets:
                 assert chain.recount(dataset, night) >= 0
                 assert chain.lake.at(dataset, night).manifest.digest == want[dataset.id]
-        chain.run(step, *span)
+        chain.bare.run(step, *span)
         for dataset in datasets:
             assert chain.lake.at(dataset, night).manifest.digest == want[dataset.id]
             debris = [p.name for p in chain.lake.manifest_path(dataset, night).parent.glob("v-*")]

@@ -102,7 +102,8 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
     ):
         for dag in (FORECASTING, SCREENING):
             embedded.client.patch(f"/dags/{dag}", {"is_paused": True})
-        chain = Chain(shop)
+        shared = {k: v for k, v in embedded.environment.items() if k.startswith("SPARK_")}
+        chain = Chain(shop, shared)
         made = Drill(embedded, database, chain, chain.last_day, embedded.pid("scheduler"))
         since = datetime.now(timezone.utc).isoformat()
         run_id, ended = embedded.night(made.last, chain.first_day)

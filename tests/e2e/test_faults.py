@@ -9,6 +9,7 @@ import resource
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -30,10 +31,8 @@ STEPS = ("deliver", "ingest", "clean", "gate", "aggregate", "train", "evaluate",
 class Drill:
     """A shop whose first night is done; each fault is put into the night after it."""
 
-    def __init__(self, folder: Path):
-        port = services.free_port(20_000)
-        self.chain = Chain(small_shop(folder, mail={"port": port}))
-        self.port = port
+    def __init__(self, chain: Chain, port: int):
+        self.chain, self.port = chain, port
         self.chain.night(self.chain.last_day, self.chain.first_day)
         self.night = self.chain.last_day + timedelta(days=1)
         self.span = ("--run-date", str(self.night))
@@ -63,8 +62,10 @@ class Drill:
 
 
 @pytest.fixture(scope="module")
-def drill(tmp_path_factory: pytest.TempPathFactory) -> Drill:
-    return Drill(tmp_path_factory.mktemp("drill"))
+def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
+    port = services.free_port(20_000)
+    with Chain(small_shop(tmp_path_factory.mktemp("drill"), mail={"port": port})).served() as chain:
+        yield Drill(chain, port)
 
 
 def test_a_killed_step(drill: Drill) -> None:
@@ -80,7 +81,7 @@ def test_a_killed_step(drill: Drill) -> None:
 
 def test_the_registry_is_down(drill: Drill) -> None:
     drill.through("evaluate")
-    down = replace(drill.chain, more={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    down = replace(drill.chain, more={**drill.chain.more, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     head = drill.ledger.head()
     for step in ("register", "bless", "publish"):
         down.run(step, *drill.span, code=1)
@@ -139,7 +140,7 @@ def test_a_clock_that_is_wrong(drill: Drill, tmp_path: Path, days: int) -> None:
     (tmp_path / "sitecustomize.py").write_text(CLOCK.format(days=days))
     datasets = (*BRONZE, *SILVER, QUALITY, DAILY_SALES, FEATURES, RECOMMENDATIONS)
     before, head, serves = drill.chain.identities(*datasets), drill.ledger.head(), drill.serves
-    wrong = replace(drill.chain, more={"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))})
+    wrong = replace(drill.chain, more={**drill.chain.more, "PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))})
     for step in ("ingest", "clean", "gate", "aggregate", "publish"):
         wrong.run(step, *drill.span, "--force")
     after = drill.chain.identities(*datasets)
