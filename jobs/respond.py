@@ -1,7 +1,8 @@
 """Do what shop.yaml `responses` says about the night's alerts, and see whether earlier responses helped.
 
 Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, quality.hit_rate, quality.live) and the data gate's verdict
-(gate.refused); more may be named with `--alert NAME=CAUSE`. A response orders a retraining, goes back to the champion before, stops
+(gate.refused); the newest night has what Alertmanager posted to `jobs.serve` and still fires (prometheus.<alert>) too; more may be named
+with `--alert NAME=CAUSE`. A response orders a retraining, goes back to the champion before, stops
 online updates, or makes the business rules that refused the night warnings (then run `jobs.gate` of the night again). Each is logged
 with cause and effect in <root>/monitor/responses.jsonl. An alert that is still there after the window of the response to it, or a response
 that failed, is mailed to a person.
@@ -24,6 +25,7 @@ from nightmarket.command import Night, Refused, UsageError
 from nightmarket.contracts import DRIFT, QUALITY
 from nightmarket.lake import Lake, Manifest
 from nightmarket.monitor import orders, switches
+from nightmarket.monitor.inbox import firing
 from nightmarket.monitor.responses import Alert, Entry, Intent, Log, decide, due
 from nightmarket.registry.kinds import KINDS, RECOMMENDER
 from nightmarket.registry.ledger import Ledger, LedgerError
@@ -45,7 +47,8 @@ def run(night: Night) -> list[Manifest]:
     if night.args.lift:
         _lift(night)
         return []
-    alerts = [*alerts_of(settings, night.lake, night.run_date), *(_named(text) for text in night.args.alert)]
+    posted = firing(settings) if night.run_date >= max(night.lake.dates(QUALITY), default=night.run_date) else []
+    alerts = [*alerts_of(settings, night.lake, night.run_date), *posted, *(_named(text) for text in night.args.alert)]
     book = Log(settings.places.root)
     past = book.entries()
     newest = Ledger(settings.places.mlflow / "ledger.db").newest(settings.shop.model.name, "champion")

@@ -516,7 +516,7 @@ class Monitoring(_Frozen):
     """Where metrics go and alerts arrive; see `jobs.monitoring`."""
 
     push_gateway: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Address of a Prometheus push gateway.")
-    webhook: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Alertmanager posts every alert here beside its mails.")
+    webhook: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Alertmanager posts every alert here beside its mails; `/alerts` of the look-up service lets `responses` act on them.")
 
 
 class Storage(_Frozen):

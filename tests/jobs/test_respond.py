@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
 from jobs import respond, rollback, summarise
 from nightmarket.contracts import DRIFT, QUALITY
 from nightmarket.lake import Lake
 from nightmarket.monitor import orders, switches
+from nightmarket.monitor.inbox import receive
 from nightmarket.monitor.responses import Log
 from nightmarket.quality.outbox import Outbox
 from nightmarket.quality.rules import SEVERITIES, severity_of
@@ -19,6 +21,7 @@ from nightmarket.registry.kinds import KINDS
 from nightmarket.shop import Settings
 from tests.jobs import test_publish
 from tests.jobs.test_plan_retraining import with_plan
+from tests.monitor.test_inbox import posted
 from tests.monitor.test_watch import put
 from tests.registry import nights
 from tests.registry.conftest import empty_database, prepared, stand_in, submission  # noqa: F401
@@ -266,3 +269,17 @@ def test_in_chinese(shop: Shop) -> None:
     file.write_text(file.read_text().replace("shop: small", "language: zh\nshop: small"))
     subject, text = summary(shop, 3)
     assert "的模型" in subject and "当晚没有制定训练计划。" in text
+
+
+def test_an_alert_that_was_posted_is_answered_on_the_newest_night(shop: Shop) -> None:
+    """Alertmanager's, by way of the look-up service; a night that is run again does not know of what fires today."""
+    settings = shop.settings
+    receive(settings, posted(("LookupFailing", "firing", "f1")))
+    rules = [*RULES, {"when": "prometheus.Lookup*", "do": "rollback", "after_promotion_nights": 3}]
+    told = yaml.safe_load(settings.file.read_text())
+    settings.file.write_text(yaml.safe_dump({**told, "responses": rules}))
+    assert shop.respond(0) == 0
+    assert shop.log == [] and shop.champion == "2"
+    assert shop.respond(1) == 0
+    assert [(e, a, d) for e, a, d, _ in shop.log] == [(e, "prometheus.LookupFailing", "rollback") for e in ("began", "responded")]
+    assert shop.champion == "1"

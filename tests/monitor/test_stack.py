@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from aiosmtpd.controller import Controller
 from jobs import metrics, monitoring
 from nightmarket.embedded.services import free_port
 from nightmarket.monitor.dashboards import DASHBOARDS, dashboard, queries
+from nightmarket.monitor.inbox import firing
 from nightmarket.monitor.metrics import METRICS
 from nightmarket.monitor.stack import RULES, Addresses, Pace, alertmanager, write
 from nightmarket.online.service import LookupService
@@ -131,8 +131,8 @@ def until(done: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[LookupService]:
-    with LookupService(settings) as service:
+def serving(settings: Settings, port: int = 0) -> Iterator[LookupService]:
+    with LookupService(settings, port=port) as service:
         thread = threading.Thread(target=service.serve_forever, daemon=True)
         thread.start()
         try:
@@ -174,18 +174,6 @@ def test_every_query_of_the_dashboards_answers_on_a_real_prometheus(make_setting
             until(lambda: all(answers(q) for q in asked), 60, f"no data for {[q for q in asked if not answers(q)]}")
 
 
-class _Hook(BaseHTTPRequestHandler):
-    got: list[dict[str, Any]]
-
-    def do_POST(self) -> None:
-        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return
-
-
 class _Inbox:
     def __init__(self) -> None:
         self.mails: list[Any] = []
@@ -197,21 +185,18 @@ class _Inbox:
 
 @pytest.mark.e2e
 def test_a_refused_night_reaches_its_owner_by_mail_and_the_webhook(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
-    ports = {name: free_port(19500 + n) for n, name in enumerate(("prometheus", "alertmanager", "hook", "mail"))}
-    hook = type("Hook", (_Hook,), {"got": []})
+    ports = {name: free_port(19500 + n) for n, name in enumerate(("prometheus", "alertmanager", "lookup", "mail"))}
     settings = make_settings(
         owners={"default": {"name": "D", "mail": ["d@example.org"]}, "events": {"name": "E", "mail": ["e@example.org"]}},
-        mail={"host": "127.0.0.1", "port": ports["mail"]}, monitoring={"webhook": f"http://127.0.0.1:{ports['hook']}/"},
+        mail={"host": "127.0.0.1", "port": ports["mail"]}, monitoring={"webhook": f"http://127.0.0.1:{ports['lookup']}/alerts"},
     )
     whole(settings, verdict="refused")
     assert metrics.main(["--shop", str(settings.file), "--run-date", str(NIGHT)]) == 0
     inbox = _Inbox()
     smtp = Controller(inbox, hostname="127.0.0.1", port=ports["mail"])
-    server = HTTPServer(("127.0.0.1", ports["hook"]), hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     smtp.start()
     try:
-        with serving(settings) as service:
+        with serving(settings, ports["lookup"]) as service:
             addresses = Addresses((f"127.0.0.1:{service.port}",), f"127.0.0.1:{ports['prometheus']}", f"127.0.0.1:{ports['alertmanager']}", None)
             write(settings, tmp_path, addresses, QUICK)
             alerts = [program("prometheus-alertmanager"), f"--config.file={tmp_path / 'alertmanager.yml'}", f"--storage.path={tmp_path / 'am'}",
@@ -219,11 +204,9 @@ def test_a_refused_night_reaches_its_owner_by_mail_and_the_webhook(make_settings
             with running(alerts, tmp_path / "am.log", f"http://{addresses.alertmanager}/-/ready"), \
                  running(prometheus(tmp_path, ports["prometheus"]), tmp_path / "prometheus.log", f"http://{addresses.prometheus}/-/ready"):
                 mail = until(lambda: [m for m in inbox.mails if "GateRefused" in str(m[1]["Subject"])], 60, "no mail")[0]
-                called = until(lambda: [a for h in hook.got for a in h["alerts"] if a["labels"]["alertname"] == "GateRefused"], 60, "no call")[0]
+                posted = until(lambda: [a for a in firing(settings) if a.name == "prometheus.GateRefused"], 60, "nothing posted")[0]
     finally:
         smtp.stop()
-        server.shutdown()
-        server.server_close()
     assert mail[0] == ["e@example.org"] and mail[1]["Subject"] == "[small] GateRefused"
     assert "small: the data gate refused the night\nWhat to do: Nothing behind it ran" in mail[1].get_body(("plain",)).get_content().replace("\r\n", "\n")
-    assert called["labels"]["shop"] == "small" and called["labels"]["severity"] == "page"
+    assert posted.cause == "small: the data gate refused the night", "what the rules of shop.yaml may answer"

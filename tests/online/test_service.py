@@ -22,11 +22,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobs import serve as job
 from nightmarket.contracts import RECOMMENDATIONS
 from nightmarket.embedded.services import free_port
+from nightmarket.monitor.inbox import firing
 from nightmarket.online.assignment import Split
 from nightmarket.online.service import LookupService
 from nightmarket.online.serving import Running, write_running
 from nightmarket.recommend.lookup import About, serve
 from nightmarket.shop import PROJECT, Settings, child_environment
+from tests.monitor.test_inbox import posted
 
 
 def publish(settings: Settings, folder: str = "", version: str = "1", items: str = "ab") -> None:
@@ -48,6 +50,14 @@ def service(settings: Settings) -> Iterator[LookupService]:
 def ask(service: LookupService, path: str) -> tuple[int, Any]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{service.port}{path}", timeout=10) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def post(service: LookupService, path: str, body: bytes) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{service.port}{path}", data=body), timeout=10) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -153,3 +163,22 @@ def test_a_taken_port_is_told(settings: Settings, service: LookupService, capsys
     assert job.main(["--port", "many"]) == 2
 
 
+
+
+def test_alerts_are_taken_in_and_answered_at_once_where_it_may_act(settings: Settings) -> None:
+    called = threading.Semaphore(0)
+    with LookupService(settings, respond=called.release) as service:
+        thread = threading.Thread(target=service.serve_forever, daemon=True)
+        thread.start()
+        try:
+            assert post(service, "/alerts", b"{}")[0] == 400
+            assert post(service, "/alerts", b" " * 1_000_001)[0] == 413
+            assert post(service, "/other", posted(("LookupSlow", "firing", "f1")))[0] == 404
+            assert firing(settings) == [] and not called.acquire(timeout=0.2)
+            assert post(service, "/alerts", posted(("LookupSlow", "firing", "f1"))) == (200, {"firing": ["prometheus.LookupSlow"]})
+            assert called.acquire(timeout=10)
+            assert post(service, "/alerts", posted(("LookupSlow", "resolved", "f1"))) == (200, {"firing": []})
+            assert firing(settings) == [] and not called.acquire(timeout=0.2), "what is over needs no response"
+        finally:
+            service.shutdown()
+            thread.join()

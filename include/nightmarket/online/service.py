@@ -3,6 +3,7 @@
     GET /recommend?user=U&country=C&k=10   the answer as JSON; each that is given counts as shown in the experiments (`show=0`: does not)
     GET /metrics                           look-ups by source and latency, what serves, and the newest night's metrics
     GET /health                            200 while something is published
+    POST /alerts                           Alertmanager's webhook: kept for `jobs.respond`, which is started at once where the service may act
 
 It keeps no state and answers from the file that serves at that moment, so it needs no restart after a night. It has no login: it
 listens on the loopback address unless told otherwise, for the shop's own servers beside it. Shoppers' keys are never logged.
@@ -11,7 +12,9 @@ listens on the loopback address unless told otherwise, for the shop's own server
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,11 +23,13 @@ from urllib.parse import parse_qs, urlsplit
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from nightmarket import log as logs
+from nightmarket.monitor.inbox import NotAnAlert, receive
 from nightmarket.online.serving import ExposureLog, recommend
 from nightmarket.recommend.lookup import PublicationError, serving
 from nightmarket.shop import Settings
 
 log = logs.logger("service")
+_MOST_BYTES = 1_000_000
 MOST = 1000
 """Items of one answer."""
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -35,9 +40,11 @@ class LookupService(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, settings: Settings, host: str = "127.0.0.1", port: int = 0):
+    def __init__(self, settings: Settings, host: str = "127.0.0.1", port: int = 0, respond: Callable[[], None] | None = None):
+        """`respond` is called, from a thread, when an alert has arrived."""
         super().__init__((host, port), _Handler)
         self.settings = settings
+        self.respond = respond
         self.published = settings.places.root / "published"
         self.exposures = ExposureLog(settings.places.root / "exposures")
         self.registry = CollectorRegistry()
@@ -89,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
                 about = serving(self.server.published)
                 self._json(200 if about else 503, {"serving": about.run_date.isoformat() if about else None})
             else:
-                raise _Refusal(404, "usage", "there are /recommend, /metrics and /health")
+                raise _Refusal(404, "usage", "there are /recommend, /metrics and /health, and /alerts to post to")
         except _Refusal as error:
             self.server.failures.labels(shop=shop, reason=error.reason).inc()
             self._json(error.status, {"error": str(error)})
@@ -102,6 +109,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.failures.labels(shop=shop, reason="fault").inc()
             log.exception(logs.said("fault", path=url.path, error=type(error).__name__))
             self._json(500, {"error": "a fault; the service's log has it"})
+
+    def do_POST(self) -> None:
+        """Alertmanager repeats what is not answered with 2xx, and gives up on 4xx."""
+        length = self.headers.get("Content-Length", "")
+        if urlsplit(self.path).path != "/alerts" or not length.isdigit() or int(length) > _MOST_BYTES:
+            self.close_connection = True  # what was posted is not read
+            self._json(404 if urlsplit(self.path).path != "/alerts" else 413, {"error": f"post Alertmanager's alerts to /alerts, at most {_MOST_BYTES} bytes"})
+            return
+        try:
+            names = receive(self.server.settings, self.rfile.read(int(length)))
+        except NotAnAlert as error:
+            self._json(400, {"error": str(error)})
+            return
+        log.info(logs.said("alerts", firing=",".join(sorted(set(names))) or "none"))
+        self._json(200, {"firing": names})
+        if names and self.server.respond is not None:
+            threading.Thread(target=self.server.respond, daemon=True).start()
 
     def _recommend(self, asked: dict[str, str]) -> dict[str, Any]:
         if unknown := set(asked) - {"user", "country", "k", "show"}:
