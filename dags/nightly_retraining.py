@@ -4,7 +4,7 @@ Every night at `schedule.retraining` of shop.yaml, and for any past night on req
 histories are published (`wait_for_night`), compares it with the nights before (`drift`), does what shop.yaml `responses` says about
 its alerts (`respond`), decides for every registered kind of model whether it is left alone, taught the newest days or made anew, and
 why (`plan_retraining`), does so (`retrain`, one task a kind, one after another in the pool `training`), and tells what came of it in
-one mail (`summarise`, `send`). Questions for newcomers, experiments and metrics are seen to as in `recommendation_training`. What newcomers are asked is made beside it (`onboard`).
+one mail (`summarise`, `send`). Questions for newcomers, experiments and metrics are seen to as in `recommendation_training`.
 
 **Each kind is on its own**: where one cannot be trained its champion publishes all the same, the others are served, the summary says
 so, and the run ends as failed.
