@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
@@ -66,7 +67,9 @@ class Drill:
         assert any(psutil.pid_exists(p) for p in pids), f"{task} was too quick to be disturbed"
 
     def start_scheduler(self) -> None:
-        """As a service manager would."""
+        """As a service manager does it: nobody of the old one is left, whose idle workers would keep its transaction open; then a new one."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.scheduler, signal.SIGKILL)
         with (self.embedded.settings.places.logs / "scheduler-again.log").open("ab") as log:
             self.scheduler = subprocess.Popen(command("scheduler", "--skip-serve-logs"), cwd=PROJECT, env=self.embedded.environment,
                                               stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True).pid
