@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightmarket.forecast import forecaster, spread
+from nightmarket.forecast import combining, forecaster, spread
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import diagnose
-from nightmarket.forecast.forecaster import BUDGETS, Forecast, Weights, backtest, forecast
-from nightmarket.forecast.series import Panel, read_panel, step
+from nightmarket.forecast.forecaster import BUDGETS, Backtest, Forecast, Weights, backtest, forecast
+from nightmarket.forecast.series import Freq, Panel, read_panel, step
 
 
 def table(y: np.ndarray, start: str = "2024-01-01") -> pa.Table:
@@ -28,6 +28,12 @@ def shop(n: int = 12, length: int = 160, seed: int = 3) -> np.ndarray:
     profile = np.array([1.0, 0.9, 1.0, 1.1, 1.3, 1.6, 0.7])
     level = rng.uniform(5, 60, (n, 1)) * np.exp(np.cumsum(rng.normal(0, 0.02, (n, length)), axis=1))
     return np.round(rng.poisson(level * profile[np.arange(length) % 7]), 0).astype(float)
+
+
+def _panel(y: np.ndarray, freq: Freq, horizon: int) -> Panel:
+    n, length = y.shape
+    ends = np.full(n, np.datetime64("2024-06-01" if freq == "MS" else "2024-06-30", "D"))
+    return Panel(tuple(f"s{i:02d}" for i in range(n)), freq, ends, y, np.zeros((n, length + horizon, 0)))
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +55,48 @@ def test_rows_after_the_origin_change_nothing(back: int, noise: int) -> None:
     assert np.array_equal(one.mean, two.mean) and np.array_equal(one.bounds[95][1], two.bounds[95][1])
 
 
-def test_a_backtest_knows_only_what_was_known() -> None:
-    y = shop()
+@pytest.mark.parametrize(("freq", "length", "horizon"), [("D", 160, 7), ("W", 140, 6), ("W", 50, 4), ("MS", 60, 12)])
+def test_a_backtest_knows_only_what_was_known(freq: Freq, length: int, horizon: int) -> None:
+    y = shop(length=length) + 1.0
     later = y.copy()
-    panel, _ = read_panel(table(y), "D", 7)
-    plan = BUDGETS["fast"]
-    first = int(forecaster.origins_of(panel, plan.origins)[0])
+    plan = BUDGETS["balanced" if freq != "D" else "fast"]
+    one_panel = _panel(y, freq, horizon)
+    first = int(forecaster.origins_of(one_panel, plan.origins)[0])
     later[:, first:] = np.random.default_rng(0).integers(1, 500, later[:, first:].shape)
-    other, _ = read_panel(table(later), "D", 7)
-    found = diagnose(panel)
-    one, two = (backtest(p, closed(p), found, plan, 17) for p in (panel, other))
-    assert one.names == two.names and "boosted" in one.names
+    other = _panel(later, freq, horizon)
+    found = diagnose(one_panel)
+    one, two = (backtest(p, closed(p), found, plan, 17) for p in (one_panel, other))
+    assert one.names == two.names and {"D": "boosted", "W": "mean", "MS": "stl"}[freq] in one.names
     for name, a, b in zip(one.names, one.forecasts[:, 0], two.forecasts[:, 0], strict=True):
         assert np.allclose(a, b, rtol=1e-6, equal_nan=True), name
+
+
+def test_a_day_that_nobody_knows_is_not_a_low_one() -> None:
+    y = np.full((2, 80), 200.0)
+    y[:, 70:78] = np.nan
+    panel = _panel(y, "D", 5)
+    test = backtest(panel, closed(panel), diagnose(panel), BUDGETS["fast"], 17)
+    assert np.allclose(test.forecasts[test.names.index("smoothing_log"), -1], 200.0)
+
+
+def test_weeks_are_judged_over_a_year_where_there_is_one() -> None:
+    long, short = (forecaster.origins_of(_panel(shop(3, length), "W", 4), 8) for length in (200, 48))
+    assert len(long) == len(short) == 9 and (np.diff(long[:-1]) == 7).all() and long[-2] == 196
+    # 48 weeks: 20 periods of room before the last origin, less half of history
+    assert (np.diff(short[:-1]) == 2).all() and short[-2] == 44
+
+
+def test_the_seasonal_naive_is_only_weighed_where_nothing_else_is() -> None:
+    rng = np.random.default_rng(0)
+    actual = np.full((4, 2, 3), np.nan)
+    actual[:-1] = rng.normal(10, 1, (3, 2, 3))
+    forecasts = np.full((3, 4, 2, 3), 10.0)
+    forecasts[0, :-1] = actual[:-1]  # the naive one is perfect
+    forecasts[1:, :, 1] = np.nan
+    nothing = np.zeros((4, 2, 3), bool)
+    test = Backtest(np.array([10, 11, 12, 15]), ("seasonal_naive", "smoothing", "mean"), forecasts, actual, nothing, np.ones(2), np.ones(2))
+    made = combining.weights(test, np.zeros(2, bool))
+    assert np.allclose(made.sum(axis=1), 1.0) and made[0, 0] == 0.0 and made[1, 0] == 1.0
 
 
 def test_weights_sum_to_one_and_the_combination_beats_the_naive(made: tuple[Panel, Forecast]) -> None:

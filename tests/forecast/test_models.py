@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nightmarket.forecast import boosted, combining, intermittent, regression, smoothing
+from nightmarket.forecast import boosted, combining, intermittent, regression, seasonal, smoothing
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import decompose, diagnose
 from nightmarket.forecast.series import Freq, Panel
@@ -36,7 +36,7 @@ def test_holt_winters_is_that_of_statsmodels() -> None:
 
     season, alpha, beta, gamma, phi = 4, 0.3, 0.2, 0.1, 0.9
     y = 50 + np.tile([5.0, -3.0, 1.0, -3.0], 12) + RNG.normal(0, 1, 48)
-    start, seasons = smoothing._initial(y[None], np.array([0]), season)
+    start, seasons = smoothing._initial(y[None], np.array([0]), np.array([16]), season)
     made = smoothing.run(y[None], season, (smoothing.Setting(alpha, gamma, beta, phi),), np.array([48]), 6).values[0, 0, 0]
     model = ETSModel(y, error="add", trend="add", damped_trend=True, seasonal="add", seasonal_periods=season, initialization_method="known",
                      initial_level=start[0], initial_trend=0.0, initial_seasonal=seasons[0])
@@ -54,6 +54,34 @@ def test_a_series_that_has_not_begun_has_no_forecast() -> None:
     y = np.array([[np.nan, np.nan, 3.0, 3.0]])
     made = smoothing.run(y, 1, (smoothing.Setting(0.5, 0.0),), np.array([1, 4]), 2).values
     assert np.isnan(made[0, 0, 0]).all() and np.allclose(made[0, 0, 1], 3.0)
+
+
+def test_an_initial_state_does_not_forecast_what_it_has_seen() -> None:
+    y = np.arange(40.0)[None]  # season 4: the state is made of 16 periods
+    values = smoothing.run(y, 4, (smoothing.Setting(0.5, 0.1),), np.array([10, 15, 16, 40]), 2).values[0, 0]
+    assert np.isnan(values[:2]).all() and np.isfinite(values[2:]).all()
+
+
+def test_last_year_and_a_level_are_told_apart() -> None:
+    weeks = np.arange(140)
+    year = np.where(weeks % 52 == 47, 30.0, 0.0)  # one week a year is another
+    y = (10.0 + year + np.where(weeks >= 100, 5.0, 0.0))[None]
+    made = seasonal.last_year(y, 52, np.array([70, 80, 90, 120, 130, 140]), 12)
+    assert np.isnan(seasonal.last_year(y, 52, np.array([40, 140]), 4)[0]).all()
+    ahead = np.where((140 + np.arange(12)) % 52 == 47, 45.0, 15.0)
+    assert made.shape == (6, 1, 12) and np.allclose(made[-1, 0], ahead, atol=1.5)
+
+
+def test_stl_puts_the_season_back_as_statsmodels_does() -> None:
+    from statsmodels.tsa.seasonal import STL
+
+    y = 20 + np.tile([4.0, 0.0, -1.0, -3.0], 15) + RNG.normal(0, 0.5, 60)
+    made = seasonal.stl(np.stack([y, np.where(np.arange(60) < 54, np.nan, y)]), 4, False, np.arange(30, 61, 5), np.array([40, 60]), 4)
+    wave = np.asarray(STL(y, period=4, seasonal=11).fit(inner_iter=2, outer_iter=0).seasonal)
+    assert np.ptp(made[1, 0] - wave[-4:]) < 1e-9  # season of the last year, and one level
+    assert np.isnan(made[:, 1]).all()  # six periods are less than two seasons
+    before = seasonal.stl(np.where(np.arange(60) < 40, y, 1e6)[None], 4, False, np.arange(30, 61, 5), np.array([40]), 4)
+    assert np.allclose(before[0, 0], made[0, 0])  # what came later is not looked at
 
 
 def test_drift_follows_the_trend_line() -> None:

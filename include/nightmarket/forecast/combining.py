@@ -57,7 +57,8 @@ def sequential(paths: np.ndarray, y: np.ndarray, origins: np.ndarray, horizon: i
 
 
 def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
-    """(n, candidates) weights that sum to 1; a candidate without forecasts for a series gets none.
+    """(n, candidates) weights that sum to 1; a candidate without forecasts for a series gets none, and the seasonal naive one, which
+    every other candidate contains and smooths, none where there is another.
 
     They are learnt for all series, for those that sell rarely (`rare`, (n,) bool) and the others, and tilted by each series' own
     errors: each step is drawn towards the one before, the first towards equal weights.
@@ -69,6 +70,13 @@ def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
         out = np.zeros((n, c))
         for i in (test.names.index(k) for k in ("seasonal_naive", "smoothing") if k in test.names):
             out[there[:, i]] = np.eye(c)[i]
+        return out
+    rest = [i for i, name in enumerate(test.names) if name != "seasonal_naive"]
+    if rest and len(rest) < c:
+        out = np.zeros((n, c))
+        out[:, rest] = weights(replace(test, names=tuple(test.names[i] for i in rest), forecasts=test.forecasts[rest]), rare)
+        alone = ~there[:, rest].any(axis=1)
+        out[alone] = np.eye(c)[test.names.index("seasonal_naive")]
         return out
     actual, f = test.actual[:-1], test.forecasts[:, :-1]
     scaled = test.scale[None, :, None]

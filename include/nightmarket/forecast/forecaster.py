@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nightmarket import log as logs
-from nightmarket.forecast import arima, boosted, combining, intermittent, intervals, regression, smoothing
+from nightmarket.forecast import arima, boosted, combining, intermittent, intervals, regression, seasonal, smoothing
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import Diagnosis, diagnose
 from nightmarket.forecast.series import SEASON, YEAR, Panel
@@ -158,11 +158,15 @@ def origins_of(panel: Panel, most: int) -> np.ndarray:
     """Backtest origins and the end: a part of a season or horizon apart, so long as half of the history lies before the first."""
     horizon, length = panel.horizon, panel.length
     typical = int(np.median(panel.lengths()))
+    room = typical - horizon - max(4, min(typical // 2, 2 * SEASON[panel.freq]))
+    if room < 0 or most < 1:
+        return np.array([length], np.int64)
     apart = max(1, horizon // 3)
+    if panel.freq == "W":  # a year of weeks, where there is one: in summer a method without a season looks good
+        apart = max(apart, min(-(-SEASON["W"] // most), room // max(most - 1, 1)))
     if panel.freq == "D" and apart > 3:
         apart = max(7, apart // 7 * 7) + 1  # origins on all weekdays
-    room = typical - horizon - max(4, min(typical // 2, 2 * SEASON[panel.freq]))
-    count = int(np.clip(room // apart + 1, 0, most)) if room >= 0 else 0
+    count = min(room // apart + 1, most)
     return np.array([length - horizon - apart * k for k in range(count - 1, -1, -1)] + [length], np.int64)
 
 
@@ -174,12 +178,18 @@ def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, see
     origins = origins_of(panel, plan.origins)
     apart = max(1, horizon // 6)
     first = origins[0] if len(origins) > 1 else length
-    training = np.array(sorted(set(range(first - horizon, max(2 * season, 8), -apart))), np.int64)[-60:]
-    late = np.array(sorted(set(range(length - horizon, max(2 * season, 8), -apart))), np.int64)[-60:]
+    least = season // 4 if panel.freq == "W" else max(2 * season, 8)
+    training = np.array(sorted(set(range(first - horizon, least, -apart))), np.int64)[-60:]
+    late = np.array(sorted(set(range(length - horizon, least, -apart))), np.int64)[-60:]
     every = np.unique(np.concatenate([training, late, origins]))
     statistical = _statistical(panel, masked, found, every, origins)
     place = {int(o): i for i, o in enumerate(every)}
     names, values = list(statistical), [statistical[k][[place[int(o)] for o in origins]] for k in statistical]
+    if plan.losses > 1:
+        made = _decomposed(panel, masked, every, origins)
+        if made is not None:
+            names.append("stl")
+            values.append(made)
     learner = boosted.Learner(*plan.learner, seed=seed)
     if len(training) >= 4 and np.isfinite(masked).sum() >= 200:
         hints = np.stack([statistical[k] for k in statistical], -1)  # (every, n, H, m)
@@ -256,15 +266,12 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
     n, horizon, length = panel.size, panel.horizon, panel.length
     season = SEASON[panel.freq]
     out = {"seasonal_naive": _naive(panel, masked, every)}
-    size = np.nanmean(np.abs(masked), axis=1, keepdims=True)
-    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-    positive = np.nanmin(np.where(np.isfinite(masked), masked, np.inf), axis=1) > 0
+    z, positive, size = _eased(masked)
     short = season if panel.lengths().max() >= 2.5 * season else 1
     design = regression.design(panel)
     first = int(origins[0])
-    logged = np.where(positive[:, None], np.log(np.where(masked > 0, masked, 1.0)), np.nan)
+    logged = np.where(positive[:, None], z, np.nan)
     scaled = masked / size
-    z = np.where(positive[:, None], np.where(np.isfinite(masked), logged, np.nan), scaled)
     # effects learnt before the first backtest origin judge, effects of all history forecast
     views: list[tuple[np.ndarray, np.ndarray]] = []
     for until, mine in ((first, every < length), (length, every == length)):
@@ -283,12 +290,17 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
                 paths = _bank(z - effect[:, :length], 1, trends, every[mine], horizon)
                 at = every[mine][:, None] + np.arange(horizon)[None, :]
                 made[mine] = paths + effect[:, at].transpose(1, 0, 2)
-            made = np.where(positive[None, :, None], np.exp(np.minimum(made, 50.0)), made * size[None])
+            made = _back(made, positive, size)
         elif logs_too:
             made = np.exp(np.minimum(_bank(logged, short, trends, every, horizon), 50.0))
         else:
             made = _bank(scaled, short, trends, every, horizon) * size[None]
         out[name] = made
+    lag = round(YEAR[panel.freq] / SEASON[panel.freq]) * SEASON[panel.freq]
+    if panel.freq != "MS" and panel.lengths().max() >= 1.25 * lag:
+        out["last_year"] = _back(seasonal.last_year(z, lag, every, horizon), positive, size)
+    if panel.freq == "W":
+        out["mean"] = _year_mean(masked, SEASON["W"], every, horizon)
     if found.rare.any():
         rows = np.flatnonzero(found.rare)
         for name, method in (("croston_sba", intermittent.croston_sba), ("tsb", intermittent.tsb), ("adida", intermittent.adida)):
@@ -296,6 +308,28 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
             made[:, rows] = method(masked[rows], every)[:, :, None]
             out[name] = made
     return out
+
+
+def _decomposed(panel: Panel, masked: np.ndarray, every: np.ndarray, origins: np.ndarray) -> np.ndarray | None:
+    """(origins, n, H) of `seasonal.stl`, on logs where a series is positive; None where no series is long enough."""
+    if panel.lengths().max() <= 2 * SEASON[panel.freq]:
+        return None
+    z, positive, size = _eased(masked)
+    return _back(seasonal.stl(z, SEASON[panel.freq], panel.freq != "D", every, origins, panel.horizon), positive, size)
+
+
+def _eased(masked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, T) logs of series that are positive throughout, others over their mean size; (n,) which are; (n, 1) sizes."""
+    size = np.nanmean(np.abs(masked), axis=1, keepdims=True)
+    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+    positive = np.nanmin(np.where(np.isfinite(masked), masked, np.inf), axis=1) > 0
+    logged = np.where(np.isfinite(masked), np.log(np.where(masked > 0, masked, 1.0)), np.nan)
+    return np.where(positive[:, None], logged, masked / size), positive, size
+
+
+def _back(made: np.ndarray, positive: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """(…, n, H) forecasts of what `_eased` made, on the scale of y."""
+    return np.where(positive[None, :, None], np.exp(np.minimum(made, 50.0)), made * size[None])
 
 
 def _bank(z: np.ndarray, season: int, trends: bool, every: np.ndarray, horizon: int) -> np.ndarray:
@@ -308,6 +342,13 @@ def _bank(z: np.ndarray, season: int, trends: bool, every: np.ndarray, horizon: 
         paths = smoothing.run(part, season, settings, every, horizon).values
         out[:, low : low + block] = combining.sequential(paths, part, every, horizon)
     return out
+
+
+def _year_mean(masked: np.ndarray, width: int, every: np.ndarray, horizon: int) -> np.ndarray:
+    """(every, n, H) mean of what is known of the last `width` periods; NaN where nothing is."""
+    sums = [np.concatenate([np.zeros((len(masked), 1)), np.cumsum(v, axis=1)], axis=1) for v in (np.nan_to_num(masked), np.isfinite(masked).astype(float))]
+    total, count = ((t[:, every] - t[:, np.maximum(every - width, 0)]).T for t in sums)
+    return np.repeat(np.where(count > 0, total / np.maximum(count, 1), np.nan)[:, :, None], horizon, axis=2)
 
 
 def _naive(panel: Panel, masked: np.ndarray, every: np.ndarray) -> np.ndarray:

@@ -51,14 +51,17 @@ class Paths:
 def run(y: np.ndarray, season: int, settings: tuple[Setting, ...], origins: np.ndarray, horizon: int) -> Paths:
     """The bank over (n, T) y. `origins` are numbers of periods known (ascending, ≤ T); a NaN leaves states as they are.
 
-    Each series starts at its first known value; before it, forecasts are NaN.
+    Each series starts at its first known value; before it, and while its initial state is still being learnt, forecasts are NaN; but not
+    at the end of history, where nothing is ahead that the state could have seen.
     """
     n, length = y.shape
     c = len(settings)
     alpha, gamma, beta, phi, drift = (np.array([getattr(s, f) for s in settings])[None, :] for f in ("alpha", "gamma", "beta", "phi", "drift"))
     known = np.isfinite(y)
     start = np.where(known.any(axis=1), known.argmax(axis=1), length)
-    level0, season0 = _initial(y, start, season)
+    # half of a series at most: backtests lie in the other half, and an initial state that has seen them would praise itself
+    early = np.clip((length - start) // 2, max(season, 8), max(4 * season, 8))
+    level0, season0 = _initial(y, start, early, season)
     level = np.repeat(level0[:, None], c, axis=1)
     trend = np.zeros((n, c))
     seasons = np.repeat(season0[:, None, :], c, axis=1)  # (n, c, season), indexed by column % season
@@ -75,7 +78,7 @@ def run(y: np.ndarray, season: int, settings: tuple[Setting, ...], origins: np.n
             slope = _slope(line, seen)
             rise = trend[:, :, None] * damped[None] + (drift * slope[:, None])[:, :, None] * steps[None, None, :]
             values[:, :, at] = level[:, :, None] + rise + seasons[:, :, (t + steps - 1) % season]
-            values[start >= t, :, at] = np.nan
+            values[(start >= t) | ((start + early > t) & (t < length)), :, at] = np.nan
             at += 1
         if t == length:
             break
@@ -106,12 +109,11 @@ def _slope(line: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.where((seen >= 10) & (below > 0), (sxy - sx * sy / many) / np.where(below > 0, below, 1.0), 0.0)
 
 
-def _initial(y: np.ndarray, start: np.ndarray, season: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) level and (n, season) additive season, from the first four seasons of each series at most."""
+def _initial(y: np.ndarray, start: np.ndarray, early: np.ndarray, season: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) level and (n, season) additive season, from the first `early` (n,) periods of each series."""
     n, length = y.shape
     column = np.arange(length)[None, :]
-    early = (column >= start[:, None]) & (column < start[:, None] + max(4 * season, 8))
-    held = np.where(early & np.isfinite(y), y, np.nan)
+    held = np.where((column >= start[:, None]) & (column < (start + early)[:, None]) & np.isfinite(y), y, np.nan)
     filled = np.isfinite(held)
     level = np.where(filled.any(axis=1), np.nansum(held, axis=1) / np.maximum(filled.sum(axis=1), 1), 0.0)
     seasons = np.zeros((n, season))
