@@ -99,9 +99,9 @@ def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.n
     alone = np.quantile(_scores(residual, size, use, scale, shares, [np.arange(origins) != j for j in range(origins)]), level / 100)
     apart = np.quantile(_scores(residual, size, use, scale, shares, [others(at, j, horizon) for j in range(origins)]), level / 100)
     windows = series * (1.0 + (at[-1] - at[0]) / horizon)  # residuals of a horizon that share no day
-    trust = windows / (windows + _WINDOWS_WORTH)
-    # the weights were learnt on these residuals: a little more than they say
-    return float(np.clip(alone**trust * apart ** (1.0 - trust), 0.8, 3.0)) * (1.0 + 0.25 / origins)
+    trust = windows**2 / (windows**2 + _WINDOWS_WORTH**2)
+    # few say less than they seem to: a little more than that
+    return float(np.clip(alone**trust * apart ** (1.0 - trust), 0.8, 3.0)) * (1.0 + 0.25 * (1.0 - trust) / origins)
 
 
 def _scores(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, shares: tuple[float, float], kept: list[np.ndarray]) -> np.ndarray:
