@@ -392,6 +392,9 @@ class Forecasting(_Frozen):
     levels: tuple[Literal["category", "country"], ...] = Field(
         default=("category", "country"), description="What is forecast between the items and the total."
     )
+    coherence: Literal["minimum_trace", "bottom_up"] = Field(
+        default="minimum_trace", description="How forecasts are made to add up: every level gives way by its error, or the items decide."
+    )
     history_days: int = Field(default=1095, ge=14, le=1826, description="How much history a night sees.")
     minimum_sales: int = Field(
         default=20, ge=2, description="Days with a sale below which an item is not forecast by itself but as a share of the rest of its category."

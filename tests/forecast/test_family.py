@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightmarket.forecast.family import Family, added_up, family, pennies, reconciled
+from nightmarket.forecast.family import Family, added_up, coherent, family, pennies, reconciled
 from nightmarket.forecast.publication import check_sums
 from tests.forecast.nights import sales, table
 
@@ -86,19 +86,31 @@ def test_reconciling_through_constraints_is_weighted_least_squares() -> None:
     assert np.allclose(found, s @ np.linalg.solve(weighed.T @ s, weighed.T @ base))
 
 
+def test_bottom_up_leaves_the_items_and_adds_them_up() -> None:
+    made = tree()
+    base = np.random.default_rng(3).uniform(30, 50, (11, 3))
+    base[5, 0] = -4.0  # no item is forecast below zero
+    found = coherent(made, base, np.ones(11), "bottom_up")
+    items = np.maximum(base[5:], 0.0)
+    assert np.array_equal(found[5:], items) and np.allclose(found[0], items.sum(axis=0))
+    assert np.allclose(found[1], items[:5].sum(axis=0)) and np.allclose(found[2], items[5])
+    assert np.allclose(found[3] / found[4], base[3] / base[4]) and np.allclose(found[3] + found[4], found[0])
+    assert np.array_equal(coherent(made, base, np.ones(11), "minimum_trace"), reconciled(made, base, np.ones(11)))
+
+
 @given(st.integers(0, 10_000), st.floats(0.0, 1e4))
 def test_whatever_is_forecast_adds_up_to_the_last_hundredth(seed: int, size: float) -> None:
     made = tree()
     rng = np.random.default_rng(seed)
     base = rng.normal(size, size + 1.0, (11, 5)) * rng.integers(0, 2, (11, 5))
-    coherent = reconciled(made, base, rng.exponential(3.0, 11))
-    assert (coherent >= 0).all() and np.abs(made.constraints @ coherent).max() <= 1e-6 * max(1.0, size)
-    counted = pennies(made, coherent)
+    added = reconciled(made, base, rng.exponential(3.0, 11))
+    assert (added >= 0).all() and np.abs(made.constraints @ added).max() <= 1e-6 * max(1.0, size)
+    counted = pennies(made, added)
     assert check_sums(made, counted).passed and (counted.nodes >= 0).all() and (counted.small >= 0).all()
-    off = np.abs(counted.nodes[[0, *range(3, 10)]] - 100 * coherent[[0, *range(3, 10)]])
+    off = np.abs(counted.nodes[[0, *range(3, 10)]] - 100 * added[[0, *range(3, 10)]])
     assert off.max() <= 1.0 + 1e-6 * max(1.0, size * 100)
-    again = added_up(made, coherent)
-    assert np.allclose(again, coherent)
+    again = added_up(made, added)
+    assert np.allclose(again, added)
 
 
 def test_later_rows_change_no_earlier_family() -> None:

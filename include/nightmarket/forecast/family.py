@@ -203,6 +203,11 @@ def reconciled(tree: Family, base: np.ndarray, variance: np.ndarray) -> np.ndarr
     return added_up(tree, np.maximum(moved, 0.0))
 
 
+def coherent(tree: Family, base: np.ndarray, variance: np.ndarray, how: str) -> np.ndarray:
+    """(n, H) coherent, non-negative forecasts: `minimum_trace` as `reconciled`, `bottom_up` the sums of items and rests."""
+    return added_up(tree, np.maximum(base, 0.0)) if how == "bottom_up" else reconciled(tree, base, variance)
+
+
 def added_up(tree: Family, made: np.ndarray) -> np.ndarray:
     """(n, H): items and rests as they are, categories and total their sums, countries scaled to the total."""
     out = made.copy()

@@ -26,7 +26,7 @@ from nightmarket.evaluate.bootstrap import Interval
 from nightmarket.forecast import combining, pictures, spread
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import diagnose
-from nightmarket.forecast.family import REST, Family, last_day, reconciled
+from nightmarket.forecast.family import REST, Family, coherent, last_day
 from nightmarket.forecast.fitted import Fitted, Since, reach_of, unbiased, variance_of
 from nightmarket.forecast.forecaster import BUDGETS, Forecast, Weights, backtest, combination, fallback
 from nightmarket.forecast.series import Panel
@@ -230,7 +230,7 @@ def _published(tree: Family, rules: Forecasting, backs: Sequence[int], whole: Ma
     bounds: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {level: ([], []) for level in rules.intervals}
     for k in range(len(backs)):
         base = whole[f"{k}/{name}/mean"]
-        mean = reconciled(tree, base, whole[f"{k}/{name}/variance"]) if name in (CHALLENGER, CHAMPION) else base
+        mean = coherent(tree, base, whole[f"{k}/{name}/variance"], rules.coherence) if name in (CHALLENGER, CHAMPION) else base
         means.append(mean)
         for level in rules.intervals:
             bounds[level][0].append(np.minimum(whole[f"{k}/{name}/low/{level}"], mean))

@@ -15,7 +15,7 @@ import pyarrow.csv
 
 from nightmarket.contracts import FORECASTS, REORDERS
 from nightmarket.forecast import gate
-from nightmarket.forecast.family import REST, Family, Pennies, last_day, pennies, reconciled
+from nightmarket.forecast.family import REST, Family, Pennies, coherent, last_day, pennies
 from nightmarket.forecast.fitted import Answer
 from nightmarket.forecast.forecaster import fallback
 from nightmarket.forecast.gate import Check
@@ -39,7 +39,7 @@ class Publication:
 
 def publication(tree: Family, said: Answer, rules: Forecasting, name: str, version: str) -> Publication:
     """Rows of gold.forecasts and gold.reorders from what a forecaster answered, and the gate's checks of them."""
-    mean = reconciled(tree, said.mean, said.variance)
+    mean = coherent(tree, said.mean, said.variance, rules.coherence)
     counted = pennies(tree, mean)
     shown = counted.nodes / 100.0
     ends = _quantiles(said, shown)
