@@ -33,14 +33,16 @@ class Budget:
     """Rows, trees, rate, leaves of the boosted model."""
     losses: int
     """Boosted models: 1 for absolute loss, 2 for squared loss too."""
+    least: int
+    """Known values below which no boosted model is fitted: it costs as much as a hundred short series do otherwise."""
     thorough: bool = False
     """Whether ARIMA and the network run."""
 
 
 BUDGETS = {
-    "fast": Budget(6, (60_000, 120, 0.07, 15), 1),
-    "balanced": Budget(8, (120_000, 300, 0.03, 15), 2),
-    "best": Budget(10, (400_000, 600, 0.02, 31), 2, thorough=True),
+    "fast": Budget(6, (60_000, 120, 0.07, 15), 1, 2000),
+    "balanced": Budget(8, (120_000, 300, 0.03, 15), 2, 200),
+    "best": Budget(10, (400_000, 600, 0.02, 31), 2, 200, thorough=True),
 }
 
 
@@ -191,7 +193,7 @@ def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, see
             names.append("stl")
             values.append(made)
     learner = boosted.Learner(*plan.learner, seed=seed)
-    if len(training) >= 4 and np.isfinite(masked).sum() >= 200:
+    if len(training) >= 4 and np.isfinite(masked).sum() >= plan.least:
         hints = np.stack([statistical[k] for k in statistical], -1)  # (every, n, H, m)
         for name, objective in (("boosted", "regression_l1"), ("boosted_mean", "regression"))[: plan.losses]:
             made = np.full((len(origins), n, horizon), np.nan)
