@@ -103,7 +103,8 @@ def gather(night: Night, registry: Registry, version: str, evaluation: Mapping[s
     challenger = models["challenger"]["slices"]
     serving = registry.ledger.newest(registry.model, "champion")
     champion = serving.to_version if serving else None
-    judged_against = models.get("champion", {}).get("version")
+    unreadable = evaluation.get("unreadable", {})
+    judged_against = models.get("champion", unreadable).get("version")
     if judged_against != champion:
         raise Refused(
             f"the challenger of {night.run_date} was judged against champion {judged_against or 'none'}, but {champion or 'none'} serves; "
@@ -111,7 +112,7 @@ def gather(night: Night, registry: Registry, version: str, evaluation: Mapping[s
         )
     verdict = night.lake.manifest(QUALITY, night.run_date)
     verification = Verification.from_tag(registry.version(version).tags.get("verification"))
-    against = models["champion"]["slices"] if champion is not None else {}
+    against = models["champion"]["slices"] if "champion" in models else {}
     return Evidence(
         challenger=version,
         challenger_date=night.run_date,
@@ -133,7 +134,8 @@ def gather(night: Night, registry: Registry, version: str, evaluation: Mapping[s
         champion_quality=measured(against.get("all", {}).get(metric)),
         ahead_of_champion=measured(differences.get("champion", {}).get("all", {}).get(metric)),
         rolled_back=registry.taken_out(registry.version(version).tags["recipe"]),
-        same_holdout=True if champion is not None else None,  # judged in one pass over one trial, whose digest `judged` has compared
+        unreadable=unreadable.get("why", ""),
+        same_holdout=True if "champion" in models else None,  # judged in one pass over one trial, whose digest `judged` has compared
         approval=approval,
     )
 

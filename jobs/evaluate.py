@@ -4,7 +4,7 @@ Needs the candidate of `jobs.train`. Full ranking over everything that may be re
 coverage@20, novelty@20, by slice, each with a 95 % interval over shoppers; the behaviour heads' accuracy, precision, recall, F1, AUC
 and average precision. Publishes gold.evaluation, and leaves `evaluation/` (numbers, per-shopper values, pictures) in the
 candidate's folder. With `model.compression` a candidate with smaller weights is judged too, and stands in for it where it loses no
-more than `blessing.compression_loss`. Nothing is done where this very candidate and champion were judged before (unless --force).
+more than `blessing.compression_loss`. A champion that this code cannot load is no opponent: it is noted, and the baselines decide. Nothing is done where this very candidate and champion were judged before (unless --force).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _judge(
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry import candidate as candidates
-    from nightmarket.registry.judging import evaluation_folder
+    from nightmarket.registry.judging import evaluation_folder, readable, tell_unreadable
 
     started = time.monotonic()
     settings, shop = night.settings, night.settings.shop
@@ -65,11 +65,13 @@ def _judge(
     holdout = Holdout(datetime.fromisoformat(made.cut), datetime.fromisoformat(made.end))
     trial = Trial.of(Histories.from_table(table), holdout)
     models: dict[str, tuple[str | None, Recommender]] = {CHALLENGER: (None, Recommender.load(folder / "model"))}
-    if champion is not None:
-        models[CHAMPION] = (champion.version, Recommender.load(champion.folder))
+    serving, unreadable = readable(champion, Recommender.load)
+    if champion is not None and serving is not None:
+        models[CHAMPION] = (champion.version, serving)
     found = judge(table, items, trial, models, made.seed, shop.model.bootstrap, shop.blessing.slice_users)
     with evaluation_folder(folder) as staging:
         found.save(staging, shop.title or shop.shop)
+        tell_unreadable(staging, champion, unreadable)
         for old in ("compressed", ".compressed"):
             shutil.rmtree(folder / old, ignore_errors=True)
         if (precision := shop.model.compression) != "none":

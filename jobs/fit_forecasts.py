@@ -41,6 +41,7 @@ def run(night: Night) -> list[Manifest]:
     from nightmarket.forecast import fitted as fitting
     from nightmarket.registry import candidate as candidates
     from nightmarket.registry.client import Registry
+    from nightmarket.registry.judging import readable
 
     settings, rules = night.settings, night.settings.shop.forecast
     series = night.lake.at(SALES_SERIES, night.run_date)
@@ -59,8 +60,8 @@ def run(night: Night) -> list[Manifest]:
             log.info(logs.said("current", run_date=night.run_date, recipe=made.recipe, kept=kept))
             return []
     tree = family_of(night)
-    kept_model = None if champion is None else fitting.Fitted.load(champion.folder)
-    why = "--force" if night.force else "as planned" if planned else fitting.why_anew(
+    kept_model, unreadable = readable(champion, fitting.Fitted.load)
+    why = "--force" if night.force else "as planned" if planned else "a champion that cannot be read" if unreadable else fitting.why_anew(
         kept_model, tree, rules, champion is not None and champion.tags.get("settings") == settings.digest(*SECTIONS),
         champion is not None and champion.tags.get("code") == code_version())
     if night.dry_run:

@@ -25,6 +25,7 @@ from nightmarket.lake import Input, Manifest, code_version
 from nightmarket.registry.kinds import FORECASTER
 
 if TYPE_CHECKING:
+    from nightmarket.forecast.fitted import Fitted
     from nightmarket.forecast.judging import Judged
     from nightmarket.registry.candidate import Candidate
     from nightmarket.registry.client import RegisteredModel
@@ -41,15 +42,18 @@ def run(night: Night) -> list[Manifest]:
 
 
 def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read: list[Input], digest: str) -> Manifest:
+    from nightmarket.forecast.fitted import Fitted
     from nightmarket.registry import candidate as candidates
-    from nightmarket.registry.judging import evaluation_folder
+    from nightmarket.registry.judging import evaluation_folder, readable, tell_unreadable
 
     started = time.monotonic()
     folder = candidates.folder_of(night.settings, night.run_date, FORECASTER)
     kept = made.training.get("kept")
-    found = _follow_up(night, str(kept)) if kept else _origins(night, champion)
+    serving, unreadable = (None, "") if kept else readable(champion, Fitted.load)
+    found = _follow_up(night, str(kept)) if kept else _origins(night, serving, champion.version if champion and serving else None)
     with evaluation_folder(folder) as staging:
         found.save(staging)
+        tell_unreadable(staging, champion, unreadable)
     with night.lake.writer(FORECAST_EVALUATION, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, found.rows())
         manifest = writer.publish(
@@ -63,19 +67,18 @@ def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read
     return manifest
 
 
-def _origins(night: Night, champion: RegisteredModel | None) -> Judged:
+def _origins(night: Night, serving: Fitted | None, version: str | None) -> Judged:
+    """`version` is that of the champion that is `serving`."""
     from nightmarket.forecast import judging
     from nightmarket.forecast.chunked import judged_parts
-    from nightmarket.forecast.fitted import Fitted
 
     rules, tree = night.settings.shop.forecast, family_of(night)
     backs = judging.origins(rules, tree.panel.length)
     if not backs:
         raise Refused(f"gold.sales_series of {night.run_date} has {tree.panel.length} days; to judge forecasts of {rules.horizon} days ahead "
                       f"{rules.horizon + judging.FEWEST_DAYS} are needed. Wait for more nights, or lower forecast.horizon")
-    serving = None if champion is None else Fitted.load(champion.folder)
     with logs.stage(log, "judged", series=tree.panel.size, origins=len(backs)):
-        return judging.judge(tree, rules, backs, judged_parts(tree.panel, rules, backs, serving, night.settings), champion.version if champion else None)
+        return judging.judge(tree, rules, backs, judged_parts(tree.panel, rules, backs, serving, night.settings), version)
 
 
 def _follow_up(night: Night, version: str) -> Judged:

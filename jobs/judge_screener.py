@@ -50,7 +50,7 @@ def costs_of(settings: Settings) -> dict[str, Costs]:
 
 def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read: list[Input], digest: str) -> Manifest:
     from nightmarket.registry import candidate as candidates
-    from nightmarket.registry.judging import evaluation_folder
+    from nightmarket.registry.judging import evaluation_folder, readable, tell_unreadable
     from nightmarket.screen.judging import CHALLENGER, CHAMPION, judge, trials
     from nightmarket.screen.screener import Described, Screener
 
@@ -65,11 +65,13 @@ def _judge(night: Night, made: Candidate, champion: RegisteredModel | None, read
         raise Refused(f"gold.screening_features of {night.run_date}: neither verdicts nor 20 rows of a kind from {cut:%Y-%m-%d} on, so no screener can be "
                       f"judged; wait for more nights, or raise screening.holdout_days")
     models: dict[str, tuple[str | None, Screener]] = {CHALLENGER: (None, Screener.load(folder / "model" / "judged"))}
-    if champion is not None:
-        models[CHAMPION] = (champion.version, Screener.load(champion.folder / "judged"))
+    serving, unreadable = readable(champion, lambda saved: Screener.load(saved / "judged"))
+    if champion is not None and serving is not None:
+        models[CHAMPION] = (champion.version, serving)
     verdicts = judge(found, models, cut, options, shop.screening.bootstrap)
     with evaluation_folder(folder) as staging:
         verdicts.save(staging, cut, end, costs, shop.title or shop.shop)
+        tell_unreadable(staging, champion, unreadable)
     with night.lake.writer(SCREENING_EVALUATION, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, verdicts.rows())
         manifest = writer.publish(

@@ -6,7 +6,8 @@ with reasons. A shopper without a list of their own gets the country's, else eve
 (`jobs.lookup`), replaced by one rename.
 
 A past night is answered by the champion of that night, never by one that learnt from later data, and does not replace a newer
-lookup (unless --force). Exits 3 where the gate refused the night or no champion may answer it; what was published before stays.
+lookup (unless --force). Exits 3 where the gate refused the night, or no champion may answer it, or this code cannot load the one that
+may; what was published before stays.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from nightmarket.lake import Input, Manifest, code_version, newest_arrow, nights
 from nightmarket.quality.verdict import passed_nights, require_passed
 
 if TYPE_CHECKING:
+    from nightmarket.recommend.model import Recommender
     from nightmarket.recommend.publish import Publication
     from nightmarket.registry.client import RegisteredModel
 
@@ -61,18 +63,28 @@ def run(night: Night) -> list[Manifest]:
     return [made] if made else []
 
 
+def loaded(model: RegisteredModel) -> Recommender:
+    """The recommender of a version. Raises Refused where this code cannot load it."""
+    from nightmarket.recommend.model import ModelError, Recommender
+
+    try:
+        return Recommender.load(model.folder)
+    except ModelError as error:
+        raise Refused(f"{model.name} version {model.version} cannot be loaded ({error}); what was published before keeps serving. Promote a version "
+                      f"that this code trained (jobs.train to jobs.bless), or go back to one: python -m jobs.rollback") from None
+
+
 def answers(night: Night, model: RegisteredModel) -> tuple[Publication, datetime]:
-    """What a version answers for everybody, and as of when: the end of the night."""
+    """What a version answers for everybody, and as of when: the end of the night. Raises Refused where this code cannot load it."""
     from nightmarket.evaluate.protocol import Holdout
-    from nightmarket.recommend.model import Recommender
     from nightmarket.recommend.publish import publication
 
-    settings = night.settings
+    settings, recommender = night.settings, loaded(model)
     as_of = Holdout.of(night.run_date, 1, settings.zone).end
     histories = night.lake.at(FEATURES, night.run_date).arrow()
     items = newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
     with logs.stage(log, "recommended", run_date=night.run_date, version=model.version) as said:
-        made = publication(Recommender.load(model.folder), histories, items, as_of, settings.shop.model.top_k, model.name, model.version,
+        made = publication(recommender, histories, items, as_of, settings.shop.model.top_k, model.name, model.version,
                            settings.shop.lists)
         said |= made.notes()
     return made, as_of

@@ -10,6 +10,12 @@ TARGETS  user_id and optional attributes; shoppers never seen are answered by th
 
 The answer has a row an item: user_id, item_id, rank (1 is best), score (comparable within a shopper), reason. Several models are tried
 on the last period of EVENTS itself; what was chosen is said on standard error. Every target has min(k, items that may be answered) rows.
+
+What files may hold, and what comes of it. No purchases: carts, else views are foretold, with a warning; returns only, or no event at all:
+refused (3). One shopper, one item, one event, all targets new, more targets than EVENTS has shoppers: answered, by what is popular where nothing
+else is known. Ids: text, whole numbers, UUIDs, emoji, each back as it came; ids, times or types that are missing: the row is left out, with a
+warning. Times of mixed zones are instants. Exact repetitions count once; of a robot's events the newest 20,000 do. Items without a title are
+ranked by who buys them. Events at or after --as-of are not there. A type, time or number that is none: usage (2), with file, row and value.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ def extend(parser: argparse.ArgumentParser) -> None:
 
 def run(night: Night) -> list[Manifest]:
     """Publishes no dataset. Raises Refused where nothing serves or no night has histories."""
+    from jobs.publish import loaded
     from nightmarket.monitor.switches import online_updates_stopped
     from nightmarket.online.live import now
-    from nightmarket.recommend.model import Recommender
     from nightmarket.registry.client import Registry
 
     if night.args.today:
@@ -60,7 +60,7 @@ def run(night: Night) -> list[Manifest]:
         raise Refused("no champion: there is nothing to update; run the night's jobs.train to jobs.bless first")
     known = now(night.lake, night.run_date)
     items = newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
-    model = Recommender.load(champion.folder)
+    model = loaded(champion)
     stopped = online_updates_stopped(night.settings)
     if stopped:
         log.warning(logs.said("updates are off", why=stopped))

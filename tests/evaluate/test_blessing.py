@@ -40,6 +40,10 @@ GOOD = Evidence(
 FIRST = replace(GOOD, champion=None, champion_date=None, champion_quality=None, ahead_of_champion=None, same_holdout=None,
                 slices=tuple(replace(s, champion=None, difference=None) for s in GOOD.slices))
 
+LOST = replace(GOOD, champion_quality=None, ahead_of_champion=None, same_holdout=None, unreadable="it is of format 1, this code reads 2",
+               slices=FIRST.slices)
+"""Nobody knows how good the champion is."""
+
 
 def with_slice(*made: Slice) -> Evidence:
     return replace(GOOD, slices=made)
@@ -49,6 +53,9 @@ TABLE = [
     # name, evidence, outcome, checks that fail
     ("all good", GOOD, "promoted", []),
     ("first model, nothing serves yet", FIRST, "promoted", []),
+    ("champion cannot be loaded", LOST, "promoted", []),
+    ("champion cannot be loaded, worse than a baseline", replace(LOST, quality=m(0.16)), "kept", ["beats item_item"]),
+    ("champion cannot be loaded, older data", replace(LOST, challenger_date=date(2026, 2, 1)), "kept", ["newer"]),
     ("data gate warned", replace(GOOD, data_gate="warned"), "promoted", []),
     ("data gate refused", replace(GOOD, data_gate="refused"), "kept", ["data_gate"]),
     ("data gate never judged", replace(GOOD, data_gate="missing"), "kept", ["data_gate"]),
@@ -159,6 +166,13 @@ def test_a_decision_explains_itself() -> None:
     said = decision.to_json()
     assert (said["outcome"], said["champion"], said["challenger"]) == ("kept", "1", "2")
     assert decide(GOOD, RULES).why == "passed all 12 checks"
+
+
+def test_a_champion_that_cannot_be_loaded_is_told_of() -> None:
+    decision = decide(LOST, RULES)
+    assert decision.why == "passed all 10 checks; champion 1 cannot be loaded (it is of format 1, this code reads 2), so the baselines alone were compared with"
+    assert "without_champion" in {c.name for c in decision.checks} and not {"same_holdout", "not_worse", "slices"} & {c.name for c in decision.checks}
+    assert "not_worse" in {c["name"] for c in decide(GOOD, RULES).to_json()["checks"]} and "note" not in decide(GOOD, RULES).to_json()
 
 
 _NUMBERS = st.one_of(st.just(NAN), st.just(math.inf), st.floats(-1, 1))

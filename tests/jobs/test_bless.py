@@ -106,6 +106,22 @@ def test_a_worse_one_leaves_the_champion_and_is_on_record(shop: Shop) -> None:
     assert "Champion 1 goes on serving: failed not_worse." in text and "FAILED" in text
 
 
+def test_a_champion_that_this_code_cannot_load_gives_way_and_it_is_said_so(shop: Shop) -> None:
+    shop.night(0)
+    shop.bless(0)
+    shop.night(1, champion=None, unreadable={"version": "1", "why": "ModelError: of format 1"})
+    assert shop.bless(1) == 0 and shop.champion == "2"
+    newest = shop.ledger.newest("recommender", "champion")
+    assert newest is not None and "champion 1 cannot be loaded (ModelError: of format 1)" in newest.why
+    assert newest.evidence["decision"]["note"] in (shop.report(1) / "decision.md").read_text()
+    # one that does not beat the baselines leaves it, whoever it is
+    shop.night(2, quality=0.05, champion=None, unreadable={"version": "2", "why": "gone"})
+    assert shop.bless(2) == 0 and shop.champion == "2"
+    # a champion that nobody judged and nobody could not load: judge again
+    shop.night(3, champion=None, unreadable={"version": "1", "why": "gone"})
+    assert shop.bless(3) == 3 and shop.champion == "2"
+
+
 def test_refused_and_nothing_serves_is_exit_3(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     shop.night(0, quality=0.05, popularity=0.10)
     assert shop.bless(0) == 3

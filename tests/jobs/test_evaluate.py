@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -99,7 +100,7 @@ def _with_a_champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     folder = folder_of(settings, NIGHT) / "model"
 
     class Champion:
-        version, run_id, tags = "7", "run", {"recipe": "champion's"}
+        name, version, run_id, tags = "recommender", "7", "run", {"recipe": "champion's"}
 
         def __init__(self) -> None:
             self.folder = folder
@@ -117,6 +118,19 @@ def _with_a_champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     assert {r["model_version"] for r in rows if r["model"] == "champion"} == {"7"}
     said = json.loads((folder.parent / "evaluation" / "evaluation.json").read_text())
     assert {i[end] for s in said["differences"]["champion"].values() for i in s.values() for end in ("value", "low", "high")} == {0.0}
+
+    # a champion of an earlier version of the code: noted, and the baselines alone are judged beside the challenger
+    old = settings.places.root / "earlier"
+    shutil.copytree(folder, old)
+    saved = json.loads((old / "recommender.json").read_text())
+    (old / "recommender.json").write_text(json.dumps(saved | {"format": 1}))
+    monkeypatch.setattr(Champion, "run_id", "earlier")
+    monkeypatch.setattr(Champion, "tags", {"recipe": "earlier"})
+    monkeypatch.setattr(Champion, "__init__", lambda self: setattr(self, "folder", old))
+    assert evaluate.main(argv(settings)) == 0
+    said = json.loads((folder.parent / "evaluation" / "evaluation.json").read_text())
+    assert "champion" not in said["models"] and "champion" not in said["differences"] and "popularity" in said["models"]
+    assert said["unreadable"]["version"] == "7" and "is of format 1, this code reads" in said["unreadable"]["why"]
 
 
 @pytest.mark.tensorflow

@@ -91,6 +91,18 @@ def test_the_lookup_says_for_whom_by_whom_and_when(shop: Shop, capsys: pytest.Ca
     assert shop.look(capsys)["source"] == "everyone"
 
 
+def test_a_champion_that_this_code_cannot_load_leaves_yesterdays_lists(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.publish(0)
+    nights.publish_inputs(shop.settings, D(1))
+    version = shop.registry.register(shop._submission(recipe="r1", fault="earlier", run_date=D(1)))
+    shop.registry.ledger.promote("recommender", version, "1", "ada", "test", {}, D(1))
+    assert shop.publish(1) == 3
+    said = capsys.readouterr().err
+    assert "recommender version 2 cannot be loaded (it is of format 1" in said and "jobs.rollback" in said and "Traceback" not in said
+    assert shop.lake.manifest(RECOMMENDATIONS, D(1)) is None
+    assert shop.look(capsys, "--user", "u2", "--k", "1")["run_date"] == str(D(0))
+
+
 @pytest.mark.parametrize("argv", [["--k", "0"], ["--k", "many"], ["--nobody"]])
 def test_lookup_usage(argv: list[str]) -> None:
     assert lookup.main(argv) == 2

@@ -101,6 +101,14 @@ def test_events_from_as_of_on_change_nothing(tmp_path: Path, seed: int) -> None:
     pd.testing.assert_frame_equal(here, answer(tmp_path, pd.concat([events, later]), asked, "--as-of", moment.isoformat()))
 
 
+def test_places_from_as_of_on_change_nothing(tmp_path: Path) -> None:
+    rows = [(f"u{u}", f"i{(3 * u + step * step) % 30}", "purchase", step) for u in range(50) for step in range(8)]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "event_type", "event_ts"])
+    asked = ["u1", "u7", "new"]
+    here = answer(tmp_path, events[events["event_ts"] < 6], asked)
+    pd.testing.assert_frame_equal(here, answer(tmp_path, events, asked, "--as-of", "6"))
+
+
 def test_context_speaks_for_strangers_only(tmp_path: Path, usual: pd.DataFrame) -> None:
     basket = pd.DataFrame({"user_id": ["new"] * 2, "item_id": ["i013", "i014"]})
     out = answer(tmp_path, usual, ["new", "other", "u002"], "--k", "5", "--repeats", "exclude", context=basket)

@@ -181,15 +181,21 @@ def test_heads_and_absent_behaviours_are_stated(model: Any, tmp_path: Path) -> N
     ("ranker.keras", "ranker.keras is missing; the copy is not whole"),
     ("format", "is of format 99, this code reads 2; train again"),
     ("features", "was trained on other features than this code makes"),
+    ("signals", "holds what this code cannot read .TypeError"),
+    ("weights", "holds what this code cannot read .KeyError"),
 ])
 def test_a_broken_copy_is_refused_by_name(model: Any, tmp_path: Path, broken: str, said: str) -> None:
     from nightmarket.recommend.model import ModelError, Recommender
 
     model.save(tmp_path)
     path = tmp_path / "recommender.json"
-    if broken in ("format", "features"):
+    if "." not in broken:
         config = json.loads(path.read_text())
-        config[broken] = 99 if broken == "format" else ["other"]
+        other = {"format": 99, "features": ["other"], "signals": {**config["signals"], "a setting of then": 1}}
+        if broken in other:
+            config[broken] = other[broken]
+        else:
+            del config[broken]
         path.write_text(json.dumps(config))
     else:
         (tmp_path / broken).unlink()

@@ -15,7 +15,7 @@ from nightmarket.recommend.lists import names, propose, values_of
 from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
 from nightmarket.recommend.pairs import names as pair_names
 from nightmarket.recommend.second import Lists, Plan, fit, ndcg, standard
-from nightmarket.recommend.signals import SIGNALS, Groups, Options, Signals, gram, product, strongest
+from nightmarket.recommend.signals import ORDERED, SIGNALS, Groups, Options, Signals, gram, product, strongest
 
 NOW = 100 * DAY
 
@@ -184,3 +184,23 @@ def test_where_nothing_can_be_learnt_the_best_signal_answers(tmp_path: object) -
     found = fit(few, Plan(network=False), tmp_path, "own")  # type: ignore[arg-type]
     assert found.account["chosen"] == "one signal" and found.weights["own"] == 1.0 and found.trees is None
     assert fit(None, Plan(), tmp_path, "popular").weights["popular"] > 0  # type: ignore[arg-type]
+
+
+def test_rules_of_an_order_by_hand() -> None:
+    """Two shoppers: 0 1 2 and 0 2, one item a place."""
+    events = histories([(0, 0, PURCHASE, 3), (0, 1, PURCHASE, 2), (0, 2, PURCHASE, 1), (1, 0, PURCHASE, 2), (1, 2, PURCHASE, 1)], 2, 3)
+    made = signals(events, ordered=True)
+    # after 0: 1 one place on (1), 2 two on (1/2) and, the other shopper's, one on (1): 5/2 in all; after 1: 2 (1)
+    expected = np.array([[0, 1, 1.5], [0, 0, 1], [0, 0, 0]]) / np.sqrt([[2.5], [1], [1]])
+    np.testing.assert_allclose(made.rules.toarray(), expected, rtol=1e-6)
+    scores = made.scores(made.past, np.array([0, 1]))
+    assert tuple(scores) == (*SIGNALS, *ORDERED)
+    # the newest place counts 1, the one before 0.8, the one before that 0.64
+    fading = np.array([[0.64, 0.8, 1], [0.8, 0, 1]])
+    np.testing.assert_allclose(sp.csr_matrix(scores["rules"]).toarray(), fading @ expected, rtol=1e-5)
+    np.testing.assert_allclose(sp.csr_matrix(scores["also_newest"]).toarray(), fading @ made.also.toarray(), rtol=1e-5)
+
+
+def test_an_order_of_nothing_has_no_rules(busy: Histories) -> None:
+    made = signals(busy.where(np.zeros(len(busy), bool)), ordered=True)
+    assert made.rules.shape == (12, 12) and made.rules.nnz == 0 and made.follows.nnz == 0

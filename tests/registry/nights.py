@@ -62,7 +62,7 @@ def publish_inputs(settings: Settings, night: date, verdict: str = "passed", use
 
 def evaluation(
     quality: float = 0.20, champion: str | None = None, ahead: tuple[float, float, float] = (0.005, -0.004, 0.014),
-    popularity: float = 0.10, digest: str = "holdout",
+    popularity: float = 0.10, digest: str = "holdout", unreadable: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """evaluation.json: ndcg@10 of the challenger, of popularity and, where it is named, of the champion."""
     models: dict[str, Any] = {
@@ -77,7 +77,7 @@ def evaluation(
     return {
         "holdout": {"cut": "2026-02-22T00:00:00+00:00", "end": "2026-03-02T00:00:00+00:00", "digest": digest, "shoppers": 200, "items": 4},
         "seed": 17, "resamples": 60, "models": models, "differences": differences,
-        "heads": {"challenger": {"purchase": {"roc_auc": interval(0.8)}}}, "plots": [],
+        "heads": {"challenger": {"purchase": {"roc_auc": interval(0.8)}}}, "plots": [], **({"unreadable": unreadable} if unreadable else {}),
     }
 
 

@@ -20,6 +20,10 @@ and, where a champion serves:
                      champion's value there, beyond chance (upper end of the paired interval below zero);
 10. `newer`          it was not trained on older data than the champion, unless a person approves by name and reason;
 
+a champion that this code cannot load answers nobody and has no quality to lose: rows 7 to 9 give way to
+
+*  `without_champion` which holds, and says so in the record and in the letter; baselines, floor and all other rows decide;
+
 and, where it, or a version made from exactly the same, was taken out of service (`jobs.rollback`):
 
 11. `back_in_service` a person approves by name and reason.
@@ -107,6 +111,8 @@ class Evidence:
     champion_quality: Measured | None = None
     ahead_of_champion: Measured | None = None
     same_holdout: bool | None = None
+    unreadable: str = ""
+    """Why the champion could not be loaded to be judged; empty: it could."""
     rolled_back: str = ""
     """Who took it, or another version of its recipe, out of service and why; empty: nobody."""
     approval: Approval | None = None
@@ -133,6 +139,8 @@ class Decision:
     champion: str | None
     """Who served before."""
     checks: tuple[Check, ...]
+    note: str = ""
+    """What an owner must know beside the checks."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -141,13 +149,12 @@ class Decision:
     @property
     def why(self) -> str:
         """One line for the ledger and the log."""
-        if self.outcome == "promoted":
-            return f"passed all {len(self.checks)} checks"
-        return f"failed {', '.join(c.name for c in self.failed)}"
+        said = f"passed all {len(self.checks)} checks" if self.outcome == "promoted" else f"failed {', '.join(c.name for c in self.failed)}"
+        return f"{said}; {self.note}" if self.note else said
 
     def to_json(self) -> dict[str, Any]:
         return {"outcome": self.outcome, "challenger": self.challenger, "champion": self.champion, "why": self.why,
-                "checks": [asdict(c) for c in self.checks]}
+                "checks": [asdict(c) for c in self.checks], **({"note": self.note} if self.note else {})}
 
 
 def decide(evidence: Evidence, rules: Blessing) -> Decision:
@@ -156,15 +163,18 @@ def decide(evidence: Evidence, rules: Blessing) -> Decision:
     checks += [_beats(name, evidence, rules) for name in rules.beat]
     checks.append(_verified(evidence))
     checks += [_fairness(dimension, evidence, rules) for dimension in FAIR_DIMENSIONS]
+    lost = evidence.unreadable if evidence.champion is not None else ""
     if evidence.champion is not None:
-        checks += [_same_holdout(evidence), _not_worse(evidence, rules), _slices(evidence, rules), _newer(evidence)]
+        checks += [_without_champion(evidence)] if lost else [_same_holdout(evidence), _not_worse(evidence, rules), _slices(evidence, rules)]
+        checks.append(_newer(evidence))
     if evidence.rolled_back:
         checks.append(_back_in_service(evidence))
     if all(c.passed for c in checks):
         outcome: Outcome = "promoted"
     else:
         outcome = "kept" if evidence.champion is not None else "refused"
-    return Decision(outcome, evidence.challenger, evidence.champion, tuple(checks))
+    note = f"champion {evidence.champion} cannot be loaded ({lost}), so the baselines alone were compared with" if lost else ""
+    return Decision(outcome, evidence.challenger, evidence.champion, tuple(checks), note)
 
 
 def _data_gate(e: Evidence) -> Check:
@@ -228,6 +238,11 @@ def _same_holdout(e: Evidence) -> Check:
     observed = {True: "the same", False: "another", None: "unknown"}[e.same_holdout]
     return Check("same_holdout", e.same_holdout is True, observed, "the same frozen holdout",
                  f"The champion was judged on {observed} holdout.")
+
+
+def _without_champion(e: Evidence) -> Check:
+    return Check("without_champion", True, f"not comparable: {e.unreadable}", "said where the champion cannot be loaded",
+                 f"Champion {e.champion} cannot be loaded by this code: {e.unreadable}")
 
 
 def _not_worse(e: Evidence, rules: Blessing) -> Check:

@@ -71,13 +71,15 @@ class Setting:
     """Seconds."""
     clock: bool
     """Whether times are those of the file."""
+    unit: float | None = None
+    """The rhythm where it is not to be taken from the events: of an order, an eighth of a usual history."""
 
 
 def setting(question: Question) -> Setting:
     """Weeks ahead, or the next event."""
     events, moment = question.histories, question.moment
     if question.ordered:
-        return Setting(events, question.context, moment, DAY, False)
+        return Setting(events, question.context, moment, DAY, False, _rhythm_of_places(events))
     wanted = events.of(question.objective)
     span = (moment - float(events.time.min())) / DAY
     days = float(np.clip(span / 5.0, 1.0, HORIZON_DAYS))
@@ -90,7 +92,17 @@ def setting(question: Question) -> Setting:
         return Setting(events, question.context, moment, days * DAY, True)
     _LOG.info(logs.said("question", kind="next event", why=f"{again} of {active} shoppers are there on both sides of {days:.0f} days ago"))
     placed, context, last = in_order(events, question.context)
-    return Setting(placed, context, last, DAY, False)
+    return Setting(placed, context, last, DAY, False, _rhythm_of_places(placed))
+
+
+def _places(events: Histories) -> np.ndarray:
+    """How many places each shopper of an order has; shoppers without any left out."""
+    count = np.bincount(np.unique(events.user.astype(np.int64) << 32 | events.time // int(DAY)) >> 32)
+    return count[count > 0]
+
+
+def _rhythm_of_places(events: Histories) -> float:
+    return float(max(np.median(_places(events)) / 8.0, 1.0))
 
 
 def in_order(events: Histories, context: Histories) -> tuple[Histories, Histories, float]:
@@ -110,8 +122,7 @@ def cut_times(put: Setting, wanted: int) -> list[float]:
     room = min(put.horizon, (put.moment - first) / 3.0)
     if not put.clock:
         # short histories say little of what they were half as long
-        places = np.bincount(np.unique(put.events.user.astype(np.int64) << 32 | put.events.time // int(DAY)) >> 32)
-        wanted = int(np.clip(np.median(places[places > 0]) // 2, 2, wanted))
+        wanted = int(np.clip(np.median(_places(put.events)) // 2, 2, wanted))
     return [newest - n * step for n in range(wanted) if newest - n * step - first >= room]
 
 
@@ -134,7 +145,7 @@ def segments(question: Question, put: Setting) -> tuple[str, ...]:
 
 
 def _earlier(question: Question, put: Setting, cut: float, number: int, asked: Budget) -> Earlier:
-    pairs = pairs_at(put.events, cut, question.objective)
+    pairs = pairs_at(put.events, cut, question.objective, put.unit)
     return Earlier(pairs, Signals(pairs, question.catalogue, question.groups, asked.options),
                    put.events.between(cut, cut + put.horizon).of(question.objective), number)
 
@@ -142,6 +153,7 @@ def _earlier(question: Question, put: Setting, cut: float, number: int, asked: B
 def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: Path) -> tuple[dict[str, Second], Budget]:
     """(the second stage of each segment that is needed, learnt at earlier moments; the budget with what was chosen for the signals)."""
     needed = segments(question, put)
+    asked = replace(asked, options=replace(asked.options, ordered=not put.clock))
     cuts = cut_times(put, asked.moments)
     made: dict[str, list[Lists]] = {segment: [] for segment in needed}
     if cuts and REGULAR in needed:
@@ -182,7 +194,7 @@ def recommend(question: Question, k: int, repeats: bool, asked: Budget, work: Pa
     """
     put = setting(question)
     found, asked = learn(question, put, asked, repeats, work)
-    pairs = base = pairs_at(put.events, put.moment, question.objective)
+    pairs = base = pairs_at(put.events, put.moment, question.objective, put.unit)
     signals = Signals(base, question.catalogue, question.groups, asked.options)
     if len(put.context):
         pairs = replace(base, events=joined(put.events, put.context))

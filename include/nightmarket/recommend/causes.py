@@ -15,7 +15,7 @@ from nightmarket.recommend.signals import Signals
 
 _VERB = {PURCHASE: "bought", CART: "put in the cart", VIEW: "looked at"}
 _LINKED = {"together": "goes with", "newest": "goes with", "also": "goes with", "walk": "goes with", "linear": "goes with", "latent": "goes with",
-           "follows": "often comes after"}
+           "follows": "often comes after", "rules": "often comes after", "linear_newest": "goes with", "also_newest": "goes with"}
 _UNNAMED = ("own", "popular", "rising")
 """Signals that no item of the shopper's stands behind."""
 
@@ -33,13 +33,14 @@ class Causes:
     def of(self, block: Block, chosen: np.ndarray) -> list[list[str]]:
         """Reasons by shopper. `chosen` (n, k): columns of the block's candidates, -1 for none."""
         asked, users = self._asked, block.users
-        ever, taste, recent = asked.ever[users], asked.lasting[users], asked.recent[users]
+        ever = asked.ever[users]
+        weights = {n: getattr(asked, n)[users] for n in ("lasting", "recent", *(("fading",) if self._signals.options.ordered else ()))}
         did = {kind: matrix[users] for kind, matrix in self._did.items()}
         said = []
         for row, user in enumerate(users):
             times = _row(ever, row)
             seen = {kind: _row(matrix, row) for kind, matrix in did.items()}
-            own = {"lasting": _Own(self._signals, _row(taste, row)), "recent": _Own(self._signals, _row(recent, row))}
+            own = {name: _Own(self._signals, _row(matrix, row)) for name, matrix in weights.items()}
             said.append([
                 self._one(block, row, int(column), int(block.items[row, column]), int(user), times, seen, own) for column in chosen[row] if column >= 0])
         return said
@@ -58,7 +59,7 @@ class Causes:
                 break
             if name in ("alike", "lately"):
                 return f"{self._verb} by shoppers whose history is most like yours"
-            cause = own["recent" if name in ("newest", "follows") else "lasting"].cause(name, item)
+            cause = own[_PROFILES.get(name, "lasting")].cause(name, item)
             if cause is not None:
                 past = next((_VERB[k] for k in (PURCHASE, CART, VIEW) if cause in seen.get(k, {})), self._verb)
                 how = _LINKED.get(name, "similar to" if self._signals.popularity[-1][item] else "new, similar to")
@@ -87,8 +88,13 @@ class Causes:
         return f" on {datetime.fromtimestamp(moment, self._zone).date().isoformat()}"
 
 
-_LINKS = {"follows": "follows", "also": "also", "walk": "walk", "content": "similar", "linear": "linear"}
+_LINKS = {"follows": "follows", "also": "also", "walk": "walk", "content": "similar", "linear": "linear", "rules": "rules",
+          "linear_newest": "linear", "also_newest": "also"}
 """Pairs of items that a signal's scores rest on; together where it is not said."""
+
+
+_PROFILES = {"newest": "recent", "follows": "recent", "rules": "fading", "linear_newest": "fading", "also_newest": "fading"}
+"""Which of a shopper's weights a signal reads; the lasting ones where it is not said."""
 
 
 class _Own:

@@ -24,10 +24,11 @@ REGULAR, NEWCOMER, STRANGER, FRESH = "regular", "newcomer", "stranger", "fresh"
 """Whose lists, or of what: shoppers with a history; known by a context only; known by attributes only; items that nobody had."""
 
 
-def pairs_at(events: Histories, moment: float, objective: int) -> Pairs:
+def pairs_at(events: Histories, moment: float, objective: int, unit: float | None = None) -> Pairs:
+    """`unit`: the rhythm, days, where it is not to be taken from the events."""
     past = events.before(moment)
     had = Occasions.of(past, moment, objective)
-    return Pairs(past, moment, objective, rhythm(past, objective), Intervals.of(had, events.items))
+    return Pairs(past, moment, objective, rhythm(past, objective) if unit is None else unit, Intervals.of(had, events.items))
 
 
 def joined(one: Histories, other: Histories) -> Histories:

@@ -128,7 +128,16 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: Path) -> Recommender:
-        """A saved model. Raises ModelError where files are missing or of another format or feature set."""
+        """A saved model. Raises ModelError where files are missing, or were saved by code that this code does not understand."""
+        try:
+            return cls._load(folder)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"{folder} holds what this code cannot read ({type(error).__name__}: {error}); train again with this code") from error
+
+    @classmethod
+    def _load(cls, folder: Path) -> Recommender:
         tensorflow()
         path = folder / "recommender.json"
         try:
@@ -137,6 +146,7 @@ class Recommender:
             raise ModelError(f"{path} is missing; the folder holds no saved recommender. Train again, or choose another version") from None
         if config.get("format") != FORMAT:
             raise ModelError(f"{path} is of format {config.get('format')}, this code reads {FORMAT}; train again")
+        Options(**config["signals"])
         if config["features"] != list(_FEATURES):
             raise ModelError(f"{path} was trained on other features than this code makes; train again with this code")
         trees = ("trees.txt",) if "trees" in config["weights"] else ()

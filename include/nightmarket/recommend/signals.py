@@ -23,12 +23,14 @@ from nightmarket.recommend.pairs import Pairs
 
 SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular", "rising")
 """Names, in the order of the features that they become."""
+ORDERED = ("rules", "linear_newest", "also_newest")
+"""Further signals where only an order is known: what comes next then depends on what came last more than on taste."""
 POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
 _PRIOR = 20.0
 """Occasions of the whole shop that a group's own are mixed with."""
 _BUSY = 100
 """An item is popular that is among so many most wanted."""
-_STEPS = 5
+_STEPS, _STEPS_IN_ORDER = 5, 10
 """Later visits that a sequence rule looks at."""
 
 
@@ -53,6 +55,8 @@ class Options:
     """Of the closed-form autoencoder, in mean item frequencies."""
     attributes: float = 1.0
     """Weight of attributes in it, in the same unit."""
+    ordered: bool = False
+    """Whether times are places in an order: ORDERED counts too."""
     seed: int = 17
 
 
@@ -89,7 +93,7 @@ class Signals:
     @property
     def names(self) -> tuple[str, ...]:
         """All signals, in the order of the features that they become."""
-        return (*SIGNALS, *self.further)
+        return (*SIGNALS, *(ORDERED if self.options.ordered else ()), *self.further)
 
     # -- items
 
@@ -187,32 +191,42 @@ class Signals:
     @cached_property
     def follows(self) -> sp.csr_matrix:
         """How often j came 1 … 5 visits after i, nearer ones and newer ones more, over the square roots of both's frequency."""
+        scaled, later, seen = self._visits(_STEPS, 6.0 * self.past.unit)
+        rarity = sp.diags((1.0 / np.sqrt(seen + 1.0)).astype(np.float32))
+        return product(sp.csr_matrix(scaled @ rarity).T.tocsr(), sp.csr_matrix(later @ rarity), self.options.neighbours)
+
+    @cached_property
+    def rules(self) -> sp.csr_matrix:
+        """How often j came 1 … 10 visits after i, nearer ones more, over the square root of how much came after i: sequential rules
+        (Kamehkhosh et al. 2017)."""
+        scaled, later, _ = self._visits(_STEPS_IN_ORDER, None)
+        after = np.asarray(scaled.T @ np.asarray(later.sum(axis=1))).ravel()
+        level = sp.diags((1.0 / np.sqrt(np.maximum(after, 1.0))).astype(np.float32))
+        return product(sp.csr_matrix(level @ scaled.T, dtype=np.float32), later, self.options.neighbours)
+
+    def _visits(self, steps: int, half_life: float | None) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
+        """((visits, items) baskets, (visits, items) what the same shopper's next `steps` visits had, the n-th a n-th of it and old ones
+        less; (items,) visits with the item)."""
         had = self.past.had
-        key = had.user.astype(np.int64) << 32 | had.day
-        days, basket = np.unique(key, return_inverse=True)
+        if not len(had):
+            return (nothing := sp.csr_matrix((0, self.items), dtype=np.float32)), nothing, np.zeros(self.items)
+        days, basket = np.unique(had.user.astype(np.int64) << 32 | had.day, return_inverse=True)
         owner = days >> 32
-        if not len(days):
-            return sp.csr_matrix((self.items, self.items), dtype=np.float32)
         each = sp.csr_matrix((np.ones(len(had), np.float32), (basket, had.item)), shape=(len(days), self.items))
         size = np.asarray(each.sum(axis=1)).ravel()
         # a basket of a hundred lines says less about each pair than one of three
         scaled = sp.csr_matrix(sp.diags(1.0 / np.sqrt(np.maximum(size, 1.0))) @ each, dtype=np.float32)
         age = np.full(len(days), 1e4)
         np.minimum.at(age, basket, had.age)
-        later: sp.csr_matrix | None = None
-        fresh = np.exp2(-age / (6.0 * self.past.unit))
-        for step in range(1, _STEPS + 1):
-            at = np.flatnonzero(owner[step:] == owner[:-step]) if len(days) > step else np.empty(0, np.int64)
+        fresh = np.ones(len(days)) if half_life is None else np.exp2(-age / half_life)
+        later = sp.csr_matrix(scaled.shape, dtype=np.float32)
+        for step in range(1, steps + 1):
+            at = np.flatnonzero(owner[step:] == owner[:-step])
             if not len(at):
                 break
-            weight = fresh[at + step] / step
-            move = sp.csr_matrix((weight.astype(np.float32), (at, at + step)), shape=(len(days), len(days)))
-            later = move @ scaled if later is None else later + move @ scaled
-        if later is None:
-            return sp.csr_matrix((self.items, self.items), dtype=np.float32)
-        seen = np.asarray(each.sum(axis=0)).ravel()
-        rarity = sp.diags((1.0 / np.sqrt(seen + 1.0)).astype(np.float32))
-        return product(sp.csr_matrix(scaled @ rarity).T.tocsr(), sp.csr_matrix(later @ rarity), self.options.neighbours)
+            weight = (fresh[at + step] / step).astype(np.float32)
+            later = later + sp.csr_matrix((weight, (at, at + step)), shape=(len(days), len(days))) @ scaled
+        return scaled, sp.csr_matrix(later), np.asarray(each.sum(axis=0)).ravel()
 
     @cached_property
     def walk(self) -> sp.csr_matrix:
@@ -297,9 +311,7 @@ class Signals:
         return np.log1p(self.past.events.users / (1.0 + np.bincount(taste.indices, minlength=self.items))).astype(np.float32)
 
     def _unit(self, rows: sp.csr_matrix) -> sp.csr_matrix:
-        rows = sp.csr_matrix(rows, dtype=np.float32, copy=True)
-        rows.data = np.sqrt(rows.data) * self._rarity[rows.indices]
-        return _rows_unit(rows)
+        return _rows_unit(_with(rows, np.sqrt(rows.data) * self._rarity[rows.indices]))
 
     @cached_property
     def _pool_unit(self) -> sp.csc_matrix:
@@ -316,7 +328,7 @@ class Signals:
             similar.data[hit] = 0.0
         near = strongest(similar, self.options.alike)
         total = np.asarray(near.sum(axis=1)).ravel()
-        return sp.csr_matrix(sp.diags(_inverse(total)) @ near, dtype=np.float32)
+        return _with(near, near.data * np.repeat(_inverse(total), np.diff(near.indptr)))
 
     # -- scores
 
@@ -324,25 +336,30 @@ class Signals:
         """By signal, (len(users), items) float32. `asked` has the shoppers' own pairs, on the same codes."""
         taste, lasting, recent = asked.taste[users], asked.lasting[users], asked.recent[users]
         near = self.alike(asked, users)
+        even, much = _log(taste), _log(lasting)
         made: dict[str, Scores] = {
             "own": lasting + 0.3 * taste,
-            "together": _log(taste) @ self.together,
+            "together": even @ self.together,
             "also": _binary(lasting) @ self.also,
             "newest": recent @ self.together,
             "follows": recent @ self.follows,
             "alike": near @ self._pool_taste,
             "lately": _power(near, 2.0) @ self._pool_recent,
-            "walk": _log(lasting) @ self.walk,
+            "walk": much @ self.walk,
             "linear": self.linear_scores(asked, users),
-            "content": _log(taste) @ self.similar,
+            "content": even @ self.similar,
             "popular": self.popular(users),
             "rising": self.popular(users, 0),
         }
         directions, root = self.latent
-        projected = (sp.csr_matrix(_log(lasting) @ sp.diags(_inverse(root))) @ directions) @ directions.T
+        projected = (_with(much, much.data * _inverse(root)[much.indices]) @ directions) @ directions.T
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
+        if self.options.ordered:
+            fading = asked.fading[users]
+            made |= {"rules": fading @ self.rules, "also_newest": fading @ self.also,
+                     "linear_newest": made["linear"] if self.linear is None else fading @ self.linear}
         made |= {name: score(asked, users) for name, score in self.further.items()}
-        return {name: m.astype(np.float32) if isinstance(m := made[name], np.ndarray) else sp.csr_matrix(m, dtype=np.float32) for name in self.names}
+        return {name: _single(made[name]) for name in self.names}
 
     def linear_scores(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
         linear = self.linear
@@ -433,27 +450,33 @@ def _columns_unit(rows: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _rows_unit(rows: sp.csr_matrix) -> sp.csr_matrix:
-    norm = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
-    return sp.csr_matrix(sp.diags(_inverse(norm)) @ rows, dtype=np.float32)
+    norm = np.sqrt(np.asarray(_with(rows, rows.data**2).sum(axis=1)).ravel())
+    return _with(rows, rows.data * np.repeat(_inverse(norm), np.diff(rows.indptr)))
 
 
 def _inverse(values: np.ndarray) -> np.ndarray:
     return np.divide(1.0, values, out=np.zeros(len(values)), where=values > 0).astype(np.float32)
 
 
+def _with(rows: sp.csr_matrix, data: np.ndarray) -> sp.csr_matrix:
+    """The same places with other values, float32. They are shared: what scipy would take for a copy costs more than a question's arithmetic."""
+    return sp.csr_matrix((data.astype(np.float32, copy=False), rows.indices, rows.indptr), shape=rows.shape)
+
+
+def _single(scores: Scores) -> Scores:
+    """float32, and as it is where it is that already."""
+    if isinstance(scores, np.ndarray):
+        return scores.astype(np.float32, copy=False)
+    return scores if isinstance(scores, sp.csr_matrix) and scores.dtype == np.float32 else sp.csr_matrix(scores, dtype=np.float32)
+
+
 def _binary(rows: sp.csr_matrix) -> sp.csr_matrix:
-    made = sp.csr_matrix(rows, dtype=np.float32, copy=True)
-    made.data[:] = 1.0
-    return made
+    return _with(rows, np.ones(len(rows.data), np.float32))
 
 
 def _log(rows: sp.csr_matrix) -> sp.csr_matrix:
-    made = sp.csr_matrix(rows, dtype=np.float32, copy=True)
-    made.data = np.log1p(made.data)
-    return made
+    return _with(rows, np.log1p(rows.data))
 
 
 def _power(rows: sp.csr_matrix, exponent: float) -> sp.csr_matrix:
-    made = sp.csr_matrix(rows, copy=True)
-    made.data = np.power(made.data, exponent)
-    return made
+    return _with(rows, np.power(rows.data, exponent))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nightmarket import log as logs
 from nightmarket.command import Night, Refused
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from nightmarket.registry.client import RegisteredModel
 
 log = logs.logger("judging")
+Model = TypeVar("Model")
+UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError)
+"""What reading a model raises that another version of the code saved, or that is not whole; a disk that fails is a fault."""
 
 
 def judged(
@@ -54,6 +58,29 @@ def judged(
         return []
     with candidates.alone(folder):
         return [judge(made, champion, read)]
+
+
+def readable(champion: RegisteredModel | None, load: Callable[[Path], Model]) -> tuple[Model | None, str]:
+    """(the champion's model, ""), or (None, why) where this code cannot read it. A champion that cannot answer is no opponent: the
+    candidate is judged beside the baselines alone, `tell_unreadable` says so, and the model gate takes it into its record."""
+    if champion is None:
+        return None, ""
+    try:
+        return load(champion.folder), ""
+    except UNREADABLE as error:
+        why = f"{type(error).__name__}: {error}"
+        log.warning(logs.said("champion is not comparable", model=champion.name, version=champion.version, why=why,
+                              outcome="the candidate is judged beside the baselines alone"))
+        return None, why
+
+
+def tell_unreadable(folder: Path, champion: RegisteredModel | None, why: str) -> None:
+    """Notes in the evaluation.json of `folder` that the champion could not be judged; nothing where `why` is empty."""
+    if champion is None or not why:
+        return
+    path = folder / "evaluation.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(said | {"unreadable": {"version": champion.version, "why": why}}, indent=1, sort_keys=True), encoding="utf-8")
 
 
 @contextmanager

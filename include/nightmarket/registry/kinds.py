@@ -6,7 +6,8 @@ A kind trains into the candidate folder (`nightmarket.registry.candidate`): `mod
     {"holdout": {"cut", "end", "digest", …},
      "models": {"challenger" | "champion" | baseline: {"version": str | None, "slices": {"all" | "dimension=value": {metric: interval}}}},
      "differences": {"champion" | baseline: {slice: {metric: interval}}},      challenger minus it, paired
-     "heads": {"challenger": {task: {metric: interval}}}}                       where it has some
+     "heads": {"challenger": {task: {metric: interval}}},                       where it has some
+     "unreadable": {"version": str, "why": str}}                                a champion that this code cannot load; not among the models then
     interval: {"value", "low", "high", "users"}
 
 Every metric is better when higher. Its evaluation dataset's manifest notes `candidate` (the recipe) and `holdout`.

@@ -20,6 +20,10 @@ SCHEMA = pa.schema([("audience", pa.string()), ("audience_id", pa.string()), ("r
                     ("score", pa.float64()), ("reason", pa.string())])
 
 
+class ModelError(ValueError):
+    """As of the recommender's own."""
+
+
 class Recommender:
     def __init__(self, bias: float = 0.0, fault: str = ""):
         self.bias, self.fault = bias, fault
@@ -33,6 +37,8 @@ class Recommender:
         made = cls(**json.loads((folder / "model.json").read_text()))
         if made.fault == "crash":
             raise RuntimeError("weights.h5 is truncated")
+        if made.fault == "earlier":
+            raise ModelError("it is of format 1, this code reads 2; train again")
         if made.fault == "hang":
             time.sleep(600)
         if made.fault == "drift":
