@@ -201,5 +201,6 @@ def test_two_nights_at_once(drill: Drill) -> None:
     drill.is_right(other)
     assert drill.promotions(night) <= 1
     Ledger(drill.embedded.settings.places.mlflow / "ledger.db").verify()
-    mails = [e.subject for e in Outbox(drill.embedded.settings.places.outbox).entries() if str(night) in e.subject]
+    mails = [(e.subject, *(r.address for r in e.recipients))
+             for e in Outbox(drill.embedded.settings.places.outbox).entries() if str(night) in e.subject]
     assert len(mails) == len(set(mails)), "nobody is told twice"
