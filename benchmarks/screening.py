@@ -173,7 +173,7 @@ def peers(table: pa.Table, plan: dict[str, str], threads: int, seed: int = 17) -
 
     def forest(g: dict[str, Any], at: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         sample = thin(at)
-        made = RandomForestClassifier(150, n_jobs=threads, random_state=seed, max_features=0.4, **g).fit(rich[sample], y[sample])
+        made = RandomForestClassifier(n_estimators=150, n_jobs=threads, random_state=seed, max_features=0.4, **g).fit(rich[sample], y[sample])
         return lambda X: made.predict_proba(X)[:, 1]
 
     def histogram(g: dict[str, Any], at: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -240,7 +240,7 @@ def unlabelled(data: Path, threads: int) -> None:
         when = table.to_pandas().sort_values("TRANSACTION_ID")["TX_DATETIME"].to_numpy()
         train, mine = (when >= np.datetime64(plan["train"])) & (when < np.datetime64(plan["test"])), when >= np.datetime64(plan["test"])
         A = X.drop(columns="TRANSACTION_ID").to_numpy(np.float32)
-        scores[name] = -IsolationForest(200, random_state=17, n_jobs=threads).fit(A[train][::4]).score_samples(A[mine & (when < np.datetime64(plan["end"]))])
+        scores[name] = -IsolationForest(n_estimators=200, random_state=17, n_jobs=threads).fit(A[train][::4]).score_samples(A[mine & (when < np.datetime64(plan["end"]))])
     rng = np.random.default_rng(17)
     scores["bound: all of scenarios 1 and 3 first"] = np.isin(scenario, (1, 3)) + rng.random(len(y)) * 0.5
     told(intervals(scores, y, card, "Isolation Forest, richer"))

@@ -53,12 +53,9 @@ def run(night: Night) -> list[Manifest]:
 
 
 def _describe(night: Night, read: dict[Dataset, list[Partition]], inputs: list[Input], digest: str) -> None:
-    from functools import reduce
-
-    from pyspark.sql import DataFrame
     from pyspark.sql import functions as F
 
-    from nightmarket.screen.night import SUBJECTS, Tables, frames, recipe_of
+    from nightmarket.screen.night import SUBJECTS, Tables, frame_of, narrowed, recipes_of
     from nightmarket.screen.spark_features import build, names
     from nightmarket.spark import session
 
@@ -68,26 +65,22 @@ def _describe(night: Night, read: dict[Dataset, list[Partition]], inputs: list[I
     orders, users, reviews, events, told_by = (read_spark(spark, read[d], d) for d in (ORDERS, USERS, REVIEWS, EVENTS, SCREENING_FEEDBACK))
     tables = Tables(orders, users, reviews, events, told_by, night.run_date, night.settings.zone, rules.history_days, rules.label_delay_days,
                     rules.good_after_days)
-    parts: list[DataFrame] = []
     told: dict[str, Any] = {}
     with night.lake.writer(SCREENING_FEATURES, [night.run_date]) as writer, logs.stage(log, "described", run_date=night.run_date) as said:
-        made = frames(tables)
+        frame = frame_of(tables)
+        found = recipes_of(frame, tables.end)
         for subject in SUBJECTS:
-            frame = made[subject.kind]
-            recipe, rows = recipe_of(subject, frame, tables.end)
-            if not rows:
-                continue
-            frame = frame.cache()
-            entities, categories = (F.array(*[F.col(f"`{c}`") for c in named]) if named else F.array().cast("array<string>")
-                                    for named in (recipe.entities, subject.categories))
-            values = build(frame, recipe, max(rows * len(recipe.entities) // EACH, 2))
-            parts.append(frame.join(values, "row_id").select(
-                F.lit(subject.kind).alias("kind"), "id", F.timestamp_micros("at").alias("at"), "first_night", "stake",
-                F.col("label").cast("boolean").alias("is_bad"), F.when(F.col("label").isNotNull(), F.timestamp_micros("known_at")).alias("known_at"),
-                entities.alias("entities"), categories.alias("categories"), "text", "values", F.lit(night.run_date).alias("night")))
-            told[subject.kind] = {"values": names(recipe), "entities": list(recipe.entities), "categories": list(subject.categories)}
-        if parts:
-            whole = reduce(DataFrame.unionByName, parts)
+            if subject.kind in found:
+                recipe, _ = found[subject.kind]
+                told[subject.kind] = {"values": names(recipe), "entities": list(recipe.entities), "categories": list(subject.categories)}
+        if found:
+            recipes = {kind: recipe for kind, (recipe, _) in found.items()}
+            each = sum(rows * len(recipe.entities) for recipe, rows in found.values())
+            rows = build(narrowed(frame, recipes), recipes, max(each // EACH, 2))
+            whole = rows.select(
+                "kind", "id", F.timestamp_micros("at").alias("at"), "first_night", "stake", F.col("label").cast("boolean").alias("is_bad"),
+                F.when(F.col("label").isNotNull(), F.timestamp_micros("known_at")).alias("known_at"), "entities", "categories", "text", "values",
+                F.lit(night.run_date).alias("night"))
             writer.stage_spark(whole.select(*SCREENING_FEATURES.column_names, "night"), night="night")
         manifest = writer.publish(
             night.run_date, inputs=inputs, settings=digest, code=code_version(), run_id=night.run_id, seconds=time.monotonic() - started,

@@ -26,7 +26,7 @@ from nightmarket.contracts import (
 from nightmarket.lake import Lake
 from nightmarket.shop import Settings
 
-pytestmark = [pytest.mark.spark, pytest.mark.soak, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(1800)]
 D1 = date(2026, 1, 12)
 D2, D3, D4 = (D1 + timedelta(days=n) for n in (1, 2, 3))
 
@@ -75,6 +75,7 @@ def run(settings: Settings, night: date, *more: str) -> int:
     return screen_features.main(["--shop", str(settings.file), "--run-date", str(night), *more])
 
 
+@pytest.mark.soak
 def test_a_night_is_described_as_of_its_end(spark: Any, settings: Settings) -> None:
     first = [order("o1", D1), order("o2", D1, order_ts=at(D1, 15), user_id="u2", card_id="c2", amount=Decimal("90"), country="FR")]
     deliver(settings, D1, first, [], [event("e1", D1, order_id="o1"), event("e2", D1, user_id="u2", order_id="o2", event_ts=at(D1, 15))])
@@ -115,6 +116,7 @@ def decisions(settings: Settings, night: date, **decided: str) -> None:
     publish(settings, SCREENING_DECISIONS, rows, night)
 
 
+@pytest.mark.soak
 def test_what_is_blocked_is_left_out_from_the_next_night_on_and_comes_back(spark: Any, settings: Settings) -> None:
     base = ["--shop", str(settings.file), "--run-date"]
 

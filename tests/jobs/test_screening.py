@@ -60,7 +60,7 @@ def screened(shop_in: Callable[..., Settings], tmp_path_factory: pytest.TempPath
 
 def test_the_model_is_judged_beside_baselines_and_serves(screened: Settings) -> None:
     found = {(r["model"], r["slice"], r["metric"]): r for r in Lake(screened.places.lake).at(SCREENING_EVALUATION, NIGHT).arrow().to_pylist()}
-    assert {m for m, _, _ in found} == {"challenger", "chance", "strangeness", "known_bad", "logistic"}
+    assert {m for m, _, _ in found} == {"challenger", "chance", "strangeness", "known_bad", "logistic", "strongest_simple"}
     best, chance = found["challenger", "all", "average_precision"], found["chance", "all", "average_precision"]
     assert best["value"] > 0.9 > 0.4 > chance["value"] and best["low"] <= best["value"] <= best["high"]
     report = candidates.report_of(screened, NIGHT, SCREENER)

@@ -21,6 +21,7 @@ from nightmarket.contracts import (
     RAW_EVENTS,
     RECOMMENDATIONS,
     RETRAINING,
+    SCREENING_DECISIONS,
     Dataset,
 )
 from nightmarket.lake import Lake
@@ -100,6 +101,9 @@ def whole(settings: Settings, verdict: str = "passed") -> None:
         {"kind": k, "feature": f, "test": "ks", "statistic": 0.1, "p_value": 0.5, "q_value": 0.5, "effect": e, "least": 0.25, "drifted": e > 0.25,
          "now": "", "before": "", "rows_now": 9, "rows_before": 9} for k, f, e in (("feature", "events.unit_price", 0.4), ("feature", "events.country", 0.1))
     ], notes={"live": {"metric": "ndcg@10", "value": 0.3, "low": 0.25, "high": 0.35, "promise": 0.4, "users": 50}})
+    put(settings, SCREENING_DECISIONS, [], notes={
+        "counts": {"order allow": 40, "order block": 2}, "reviewed": {"order": {"alerts": 8, "bad": 6, "missed": 1, "precision": 0.75}},
+        "score_drift": {"order": 0.1}, "feature_drift": {"order": {"device.rows.1d": 0.3}}, "hours_to_decision": {"order": 11.5}})
     put(settings, RETRAINING, [{"model": "recommender", "action": "fine_tune", "why": "t", "inputs": "i", "order_id": None, "evidence": "{}"}])
     account = file_of(settings.places.logs, NIGHT)
     account.parent.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,9 @@ def test_every_metric_has_its_value(settings: Settings) -> None:
     assert of("drift_effect", kind="feature", feature="events.unit_price", test="ks") == 0.4
     assert (of("drifted_features", kind="feature"), of("drifted_features", kind="concept")) == (1, 0)
     assert [of("retraining", model="recommender", action=a) for a in ("skip", "fine_tune", "retrain")] == [0, 1, 0]
+    assert [of("screening_decisions", kind="order", decision=d) for d in ("allow", "block")] == [40, 2]
+    assert [of("screening_drift", kind="order", what=w) for w in ("score", "device.rows.1d")] == [0.1, 0.3]
+    assert (of("screening_precision_ratio", kind="order"), of("screening_decision_hours", kind="order")) == (0.75, 11.5)
     # killed: began, did not end, and no such process is there
     assert [of("step_runs", step=s, outcome=o) for s, o in (("clean", "fault"), ("clean", "done"), ("gate", "killed"))] == [1, 1, 1]
     assert of("step_run_seconds", step="clean") == 30 and of("switched_off", what="online_updates") == 1

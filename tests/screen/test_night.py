@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 
 from nightmarket.contracts import SCREENING_DECISIONS
 from nightmarket.lake import Lake
 from nightmarket.screen.blocklist import BLOCK, Action, Entry
-from nightmarket.screen.deciding import make, stability
+from nightmarket.screen.deciding import drifted, make, stability
 from nightmarket.screen.decisions import Costs
 from nightmarket.screen.judging import cut_of, judge, trials
 from nightmarket.screen.monitoring import reviewed
@@ -47,6 +48,24 @@ def test_stability_by_hand() -> None:
     same = rng.random(5000)
     assert stability(same, rng.random(5000)) < 0.02 and stability(same, same + 0.5) > 1
     assert stability(np.zeros(0), same) == 0.0 and np.isfinite(stability(np.zeros(9), np.ones(9)))
+
+
+def test_the_features_that_moved_most_are_named() -> None:
+    rng = np.random.default_rng(2)
+    before = rng.random((500, 4))
+    now = np.column_stack([rng.random(200), rng.random(200) + 0.3, rng.random(200) + 2, rng.random(200) + 9])
+    found = drifted(("hour", "amount", "device.rows.1d", "device.rows.ever"), before, now)
+    assert list(found) == ["device.rows.1d", "amount", "hour"] and found["device.rows.1d"] > found["amount"] > 0.25 > found["hour"]
+
+
+def test_drift_is_told_of_the_nights_rows(given: dict[str, Described], screener: Screener) -> None:
+    """A night on which everybody pays nine times as much, of a shop with enough rows in two days."""
+    table = orders(days=40, a_day=40)
+    late = pa.compute.greater_equal(table["at"], pa.scalar(end_of(NIGHT) - timedelta(days=2), table["at"].type)).to_pylist()
+    values = [[v[0] * 9, *v[1:]] if new else v for v, new in zip(table["values"].to_pylist(), late, strict=True)]
+    moved = table.set_column(table.column_names.index("values"), "values", pa.array(values, table["values"].type))
+    same, dear = (make(Described.of(t, NOTES), screener, {}, end_of(NIGHT).isoformat(), COSTS, OPTIONS, {}, "screener", "1").feature_drift["order"] for t in (table, moved))
+    assert next(iter(dear)) == "amount" and dear["amount"] > 1 > 0.25 > same.get("amount", 0.0)
 
 
 def test_a_verdict_that_contradicts_is_decided_again(given: dict[str, Described], screener: Screener) -> None:
@@ -110,6 +129,20 @@ def test_who_is_judged_does_not_know_the_holdouts_verdicts(given: dict[str, Desc
     ahead = one.differences["chance"]["all"]["average_precision"]
     assert ahead.low > 0 and one.table["challenger"]["all"]["average_precision"].value > other.table["challenger"]["all"]["average_precision"].value
     assert one.trials[0].digest != other.trials[0].digest
+    assert one.simple == {"order": "chance"} and one.table["strongest_simple"] == one.table["chance"], "too few bad rows to tell a good baseline from a lucky one"
+
+
+def test_the_strongest_simple_way_is_to_be_beaten_where_verdicts_are_many(given: dict[str, Described]) -> None:
+    many = Described.of(orders(a_day=30), NOTES)
+    end = end_of(NIGHT)
+    cut = cut_of(many, end, 28)
+    found = trials(many, cut, end, COSTS, 1)
+    assert int(found[0].label.sum()) >= 20
+    made = judge(found, {"challenger": (None, Screener.learn(many, cut, OPTIONS))}, cut, OPTIONS, 50)
+    value = {n: made.table[n]["kind=order"]["average_precision"].value for n in made.table}
+    best = max((n for n in value if n not in ("challenger", "strongest_simple")), key=lambda n: value[n])
+    assert made.simple == {"order": best} and value["strongest_simple"] == value[best] > value["chance"]
+    assert made.differences["strongest_simple"] == made.differences[best]
 
 
 def test_average_precision_is_scikit_learns(given: dict[str, Described]) -> None:

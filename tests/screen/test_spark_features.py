@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from nightmarket.screen.features import build, make_recipe
@@ -25,18 +25,26 @@ def test_spark_and_one_machine_agree(spark: SparkSession, seed: int) -> None:
     recipe = make_recipe(rows, True, int(rows.times[-1]) + 1, 10 * DAY)
     own = build(rows, recipe)
     countries = ["DE", "FR", "IT"]
-    frame = pd.DataFrame({
-        "row_id": np.arange(len(rows)), "at": rows.times, "known_at": rows.known_at,
-        "label": [None if np.isnan(v) else float(v) for v in rows.label], "amount": [None if np.isnan(v) else float(v) for v in rows.numbers["amount"]],
-        "card": [None if c < 0 else f"c{c}" for c in rows.entities["card"]], "shop": [None if c < 0 else f"s{c}" for c in rows.entities["shop"]],
-        "country": [None if c < 0 else countries[c] for c in rows.categories["country"][0]],
-    })
-    schema = "row_id long, at long, known_at long, label double, amount double, card string, shop string, country string"
-    given = spark.createDataFrame([tuple(None if isinstance(v, float) and np.isnan(v) else v for v in r) for r in frame.astype(object).itertuples(index=False)], schema)
+
+    def word(prefix: str, code: int) -> str | None:
+        return None if code < 0 else f"{prefix}{code}"
+
+    def number(value: float) -> float | None:
+        return None if np.isnan(value) else float(value)
+
+    card, shop, country, amount = (*rows.entities.values(), rows.categories["country"][0], rows.numbers["amount"])
+    told = [("order", i, int(rows.times[i]), int(rows.known_at[i]), number(rows.label[i]), [word("c", card[i]), word("s", shop[i])], [number(amount[i])],
+             [number(amount[i])], [], [None if country[i] < 0 else countries[country[i]]]) for i in range(len(rows))]
+    # rows of another kind, of the same cards, change nothing
+    told += [("other", i, int(rows.times[i]), 0, None, [word("c", card[i])], [], [], [], []) for i in range(40)]
+    schema = "kind string, row_id long, at long, known_at long, label double, entities array<string>, numbers array<double>, leading array<double>, " \
+             "elapsed array<double>, categories array<string>"
+    given = spark.createDataFrame(told, schema)
+    other = replace(recipe, entities=("card",), numbers=(), leading=(), scales={}, categories={}, pairs=(), graph=False)
     names = spark_features.names(recipe)
     assert sorted(names) == sorted(n for n in own.names if not n.startswith("category."))
     for buckets in (1, 5):
-        found = spark_features.build(given, recipe, buckets).toPandas().sort_values("row_id")
+        found = spark_features.build(given, {"order": recipe, "other": other}, buckets).where("kind = 'order'").toPandas().sort_values("row_id")
         values = dict(zip(names, np.array(found["values"].tolist(), np.float32).T, strict=True))
         for name, column in zip(own.names, own.columns, strict=True):
             if name in values:

@@ -28,6 +28,7 @@ from nightmarket.contracts import (
     QUALITY,
     RECOMMENDATIONS,
     RETRAINING,
+    SCREENING_DECISIONS,
     Dataset,
 )
 from nightmarket.evaluate.protocol import Holdout
@@ -86,6 +87,12 @@ METRICS = (
     Metric("nightmarket_retraining", "1 for what was decided about training the model in the night, 0 for the others.", ("model", "action")),
     Metric("nightmarket_online_updates", "Updates between nights by what became of them.", ("outcome",)),
     Metric("nightmarket_live_event_timestamp_seconds", "Newest event that the stream brought."),
+    # -- screening
+    Metric("nightmarket_screening_decisions", "What the night decided about what came in.", ("kind", "decision")),
+    Metric("nightmarket_screening_precision_ratio", "Share of bad ones among four weeks' alerts whose verdict is known.", ("kind",)),
+    Metric("nightmarket_screening_drift", "Population stability index of the night's scores, and of the features that moved most, against four weeks.",
+           ("kind", "what")),
+    Metric("nightmarket_screening_decision_hours", "Median hours from event to decision.", ("kind",)),
     # -- experiments
     Metric("nightmarket_experiment_status", "1 for the state of the experiment, 0 for the others.", ("experiment", "status")),
     Metric("nightmarket_experiment_enrolment_ratio", "Share of its traffic that takes part from now on.", ("experiment",)),
@@ -134,6 +141,7 @@ def collect(settings: Settings, lake: Lake, night: date, now: datetime) -> Gauge
     _events(gauges, lake, night)
     _models(gauges, settings, lake, night)
     _drift(gauges, lake, night)
+    _screening(gauges, lake, night)
     if (live := lake.dates(LIVE_EVENTS)) and (made := lake.manifest(LIVE_EVENTS, live[-1])) is not None:
         gauges.set("nightmarket_live_event_timestamp_seconds", made.notes.get(NEWEST))
     _steps(gauges, settings, night)
@@ -226,6 +234,22 @@ def _drift(gauges: Gauges, lake: Lake, night: date) -> None:
         for row in lake.at(RETRAINING, night).arrow(["model", "action"]).to_pylist():
             for action in ACTIONS:
                 gauges.set("nightmarket_retraining", row["action"] == action, model=row["model"], action=action)
+
+
+def _screening(gauges: Gauges, lake: Lake, night: date) -> None:
+    made = lake.manifest(SCREENING_DECISIONS, night)
+    if made is None:
+        return
+    for what, n in made.notes["counts"].items():
+        kind, decision = what.split()
+        gauges.set("nightmarket_screening_decisions", n, kind=kind, decision=decision)
+    for kind, told in made.notes["reviewed"].items():
+        gauges.set("nightmarket_screening_precision_ratio", told["precision"], kind=kind)
+    for kind, index in made.notes["score_drift"].items():
+        for what, value in {"score": index, **made.notes.get("feature_drift", {}).get(kind, {})}.items():
+            gauges.set("nightmarket_screening_drift", value, kind=kind, what=what)
+    for kind, hours in made.notes["hours_to_decision"].items():
+        gauges.set("nightmarket_screening_decision_hours", hours, kind=kind)
 
 
 _OUTCOMES = {0: "done", 1: "fault", 2: "usage", 3: "refused", None: "killed"}

@@ -32,7 +32,7 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "unlabelled": "The model was judged on planted cases, for there are no verdicts: they show that it works, not how much it finds.",
         "counts": "What was decided", "kind": "kind", "allow": "allowed", "review": "to review", "block": "blocked", "threshold": "looked at from",
         "hours": "hours to decision", "drift": "drift of scores",
-        "counts.words": "Drift is the population stability index of tonight's scores against four weeks; above 0.25 is much.",
+        "moved": "drift of features", "counts.words": "Drift is the population stability index of tonight's scores and features against four weeks; above 0.25 is much.",
         "reviewed": "What became of the last four weeks' alerts", "alerts": "alerts with a verdict", "bad": "bad", "precision": "precision", "missed": "bad ones allowed",
         "cases": "The most suspicious cases", "case": "case", "score": "score", "decision": "decision", "why": "why",
         "week": "The week's alerts by reason", "week.alt": "Stacked bars: alerts of each day by their first reason.",
@@ -53,7 +53,7 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "unlabelled": "由于没有已知结论,模型是在植入的案例上评估的:这只说明它能工作,不说明能发现多少欺诈。",
         "counts": "决定一览", "kind": "类别", "allow": "放行", "review": "待审核", "block": "拦截", "threshold": "审核阈值",
         "hours": "决定用时(小时)", "drift": "分数漂移",
-        "counts.words": "漂移为今晚分数相对于前四周的群体稳定性指数,超过 0.25 即为明显。",
+        "moved": "特征漂移", "counts.words": "漂移为今晚分数与特征相对于前四周的群体稳定性指数,超过 0.25 即为明显。",
         "reviewed": "最近四周警报的结果", "alerts": "已有结论的警报", "bad": "确为欺诈", "precision": "准确率", "missed": "放行的欺诈",
         "cases": "最可疑的案例", "case": "案例", "score": "分数", "decision": "决定", "why": "原因",
         "week": "一周警报的原因", "week.alt": "堆叠柱状图:每天的警报按首要原因划分。",
@@ -114,8 +114,9 @@ def _counts(notes: dict[str, Any], rows: list[dict[str, Any]], words: dict[str, 
         if mine:
             table.append((_named(kind, words), *(f"{sum(r['decision'] == d for r in mine):,}" for d in ("allow", "review", "block")), f"{mine[0]['threshold']:.3f}",
                           f"{notes['hours_to_decision'][kind]:.0f}" if kind in notes["hours_to_decision"] else "–",
-                          f"{notes['score_drift'][kind]:.2f}" if kind in notes["score_drift"] else "–"))
-    header = tuple(words[k] for k in ("kind", "allow", "review", "block", "threshold", "hours", "drift"))
+                          f"{notes['score_drift'][kind]:.2f}" if kind in notes["score_drift"] else "–",
+                          next((f"{v:.2f} {n}" for n, v in notes.get("feature_drift", {}).get(kind, {}).items()), "–")))
+    header = tuple(words[k] for k in ("kind", "allow", "review", "block", "threshold", "hours", "drift", "moved"))
     return Section(words["counts"], (words["counts.words"],), Table(header, tuple(table)))
 
 

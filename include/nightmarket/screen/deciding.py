@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -14,12 +14,17 @@ from nightmarket.contracts import SCREENING_DECISIONS
 from nightmarket.screen import decisions
 from nightmarket.screen.blocklist import Entry
 from nightmarket.screen.decisions import Costs
-from nightmarket.screen.screener import Decided, Described, Screener, decide
+from nightmarket.screen.screener import RECENT_DAYS, Decided, Described, Screener, decide
 from nightmarket.screen.screening import Options
 from nightmarket.screen.windows import DAY
 
 LISTED = {"shopper": "customer", "card": "card", "device": "device", "ip": "ip", "address": "address", "mail": "email", "phone": "phone", "product": "product"}
 """The blocklist's word for each entity."""
+
+DRIFTED = 3
+_LEAST = 30
+"""Rows on either side from which on the drift of features is told."""
+_GROWING = (".ever.", ".days_known.", ".with.", ".different.", "group.")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Made:
     table: pa.Table
     drift: Mapping[str, float] = field(default_factory=dict)
     """Population stability index of tonight's scores against those of the weeks before, by kind."""
+    feature_drift: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """The same of the DRIFTED features that moved most, by kind and name; kinds with enough rows on either side."""
     hours: Mapping[str, float] = field(default_factory=dict)
     """Median hours from event to the night's end, by kind, of the night's own rows."""
 
@@ -40,7 +47,7 @@ class Made:
         return dict(sorted(found.items()))
 
     def notes(self) -> dict[str, Any]:
-        return {"counts": self.counts(), "score_drift": dict(self.drift), "hours_to_decision": dict(self.hours)}
+        return {"counts": self.counts(), "score_drift": dict(self.drift), "feature_drift": {k: dict(v) for k, v in self.feature_drift.items()}, "hours_to_decision": dict(self.hours)}
 
 
 def make(given: Mapping[str, Described], screener: Screener, decided: Mapping[tuple[str, str], str], end: str, costs: Mapping[str, Costs], options: Options,
@@ -48,7 +55,7 @@ def make(given: Mapping[str, Described], screener: Screener, decided: Mapping[tu
     """Decides about every row that was not decided about, and anew where a verdict contradicts what was. `decided`: what was decided last
     about (kind, id). `end` is the night's, ISO 8601."""
     until = round(datetime.fromisoformat(end).timestamp() * 1_000_000)
-    tables, drift, hours = [], {}, {}
+    tables, drift, moved, hours = [], {}, {}, {}
     for kind, rows in given.items():
         part = screener.parts.get(kind)
         before = np.array([decided.get((kind, i), "") for i in rows.ids], object)
@@ -61,9 +68,12 @@ def make(given: Mapping[str, Described], screener: Screener, decided: Mapping[tu
         if fresh.any():
             value = found.answer.probability if part.supervised else found.answer.score
             drift[kind] = round(stability(found.recent, value[fresh]), 4)
+            before_it = (rows.times >= until - RECENT_DAYS * DAY) & (rows.times < until - 2 * DAY)
+            if min(fresh.sum(), before_it.sum()) >= _LEAST:
+                moved[kind] = drifted(rows.names, rows.values[before_it], rows.values[asked[fresh]])
             hours[kind] = round(float(np.median(until - rows.times[asked][fresh])) / DAY * 24, 1)
     schema = SCREENING_DECISIONS.arrow_schema()
-    return Made(pa.concat_tables(tables) if tables else schema.empty_table(), drift, hours)
+    return Made(pa.concat_tables(tables) if tables else schema.empty_table(), drift, moved, hours)
 
 
 def _table(kind: str, rows: Described, found: Decided, entries: Mapping[tuple[str, str], Entry], model_name: str, model_version: str) -> pa.Table:
@@ -97,6 +107,15 @@ def _table(kind: str, rows: Described, found: Decided, entries: Mapping[tuple[st
         "block_threshold": [float(found.thresholds.block)] * n, "model_name": [model_name] * n, "model_version": [model_version] * n,
     }
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
+
+
+def drifted(names: Sequence[str], before: np.ndarray, now: np.ndarray) -> dict[str, float]:
+    """Population stability index of the DRIFTED features (columns of (n, f) and (m, f)) that moved most, by name, the largest first.
+
+    What grows with the history itself, such as an entity's age, is left out: it moves every night.
+    """
+    found = {n: round(stability(before[:, i], now[:, i]), 4) for i, n in enumerate(names) if not any(g in f"{n}." for g in _GROWING)}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:DRIFTED])
 
 
 def stability(before: np.ndarray, now: np.ndarray, bins: int = 10) -> float:

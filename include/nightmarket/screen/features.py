@@ -285,7 +285,7 @@ def risk(rows: Rows, recipe: Recipe, share: np.ndarray | None = None) -> dict[st
         if start is not None:
             put("label_age_days", (asked - start) / DAY)
         moments = Moments(rows.known_at[events], asked)
-        overall = _share(bad, moments, len(index)) if share is None else share[index]
+        overall = share_of_bad(bad, moments, len(index)) if share is None else share[index]
         for entity in recipe.entities:
             history = History(rows.entities[entity][events], moments, rows.entities[entity][index], strict=True)
             sums = history.prefix(bad.astype(np.int64))
@@ -305,7 +305,8 @@ def risk(rows: Rows, recipe: Recipe, share: np.ndarray | None = None) -> dict[st
     return made
 
 
-def _share(bad: np.ndarray, moments: Moments, asked: int) -> np.ndarray:
+def share_of_bad(bad: np.ndarray, moments: Moments, asked: int) -> np.ndarray:
+    """(asked,) share of bad among the labels (`bad`, at the moments they became known) of the 30 days before each moment asked; 0 for none."""
     everyone = History(np.zeros(len(bad), np.int64), moments, np.zeros(asked, np.int64), strict=True)
     bounds = everyone.bounds(30 * DAY)
     return np.asarray(everyone.total(everyone.prefix(bad.astype(np.int64)), bounds) / np.maximum(bounds[1] - bounds[0], 1))

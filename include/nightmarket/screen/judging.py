@@ -9,7 +9,9 @@ the far end of what was seen. That a screener finds them says that it works, not
 without verdicts nothing is blocked and the analysts' capacity bounds what it costs. `evaluation.json` says which it was.
 
 Baselines: `chance` (a seeded draw), `strangeness` (without verdicts), `known_bad` (share of known bad rows of the row's entities),
-`logistic` (logistic regression on the same features).
+`logistic` (logistic regression on the same features); and `strongest_simple`, of each kind the best of these on the very rows that are judged,
+which the model gate asks to be beaten. Where fewer than ENOUGH bad rows are known the best of several would be a lucky one: there
+`strongest_simple` is chance, and `evaluation.json` says so.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,12 @@ from nightmarket.screen.screener import Described, Part, Screener
 from nightmarket.screen.screening import Options
 from nightmarket.screen.windows import DAY
 
-CHALLENGER, CHAMPION, CHANCE = "challenger", "champion", "chance"
+CHALLENGER, CHAMPION, CHANCE, SIMPLE = "challenger", "champion", "chance", "strongest_simple"
 METRICS = ("average_precision", "precision_at_capacity", "recall_at_capacity")
 LEAST = 3
 """Known rows of either class from which on a kind is judged by its verdicts."""
+ENOUGH = 20
+"""Bad rows in a kind's holdout from which on the strongest simple way is told from a lucky one."""
 _PLANTED = 200
 
 
@@ -121,6 +125,8 @@ class Verdicts:
     differences: Mapping[str, Mapping[str, Mapping[str, Interval]]]
     seed: int
     resamples: int
+    simple: Mapping[str, str] = field(default_factory=dict)
+    """The baseline that is `strongest_simple`, by kind."""
 
     @property
     def digest(self) -> str:
@@ -144,7 +150,7 @@ class Verdicts:
             drawn.append(pictures.precision_recall(folder / "plots" / f"{kind}_precision_recall.png", trial.label, shown, f"{title}: {kind}, later rows"))
         (folder / "evaluation.json").write_text(json.dumps({
             "holdout": {"cut": cut.isoformat(), "end": end.isoformat(), "digest": self.digest, "judged_by": "planted rows" if any(t.planted for t in self.trials) else "verdicts",
-                        "kinds": {t.given.kind: {"rows": len(t.index), "bad": int(t.label.sum())} for t in self.trials}},
+                        "kinds": {t.given.kind: {"rows": len(t.index), "bad": int(t.label.sum()), SIMPLE: self.simple.get(t.given.kind, CHANCE)} for t in self.trials}},
             "seed": self.seed, "resamples": self.resamples,
             "models": {n: {"version": self.versions.get(n), "slices": _plain(t)} for n, t in self.table.items()},
             "differences": {n: _plain(t) for n, t in self.differences.items()}, "plots": [p.name for p in drawn],
@@ -162,10 +168,17 @@ def judge(found: list[Trial], screeners: Mapping[str, tuple[str | None, Screener
         own = {n: _asked(s.parts.get(kind), trial, options) for n, (_, s) in screeners.items()}
         scores[kind] = {n: v for n, v in own.items() if v is not None} | _baselines(trial, moment, options)
     # a screener that does not know a kind is judged as chance there: what it would decide is nothing
-    names = list(dict.fromkeys([*screeners, *(n for s in scores.values() for n in s)]))
+    names = list(dict.fromkeys([*screeners, *(n for s in scores.values() for n in s), SIMPLE]))
     table: dict[str, dict[str, dict[str, Interval]]] = {n: {} for n in names}
     apart: dict[str, dict[str, dict[str, Interval]]] = {n: {} for n in names if n != CHALLENGER}
-    sampled = {t.given.kind: {n: _samples(t, scores[t.given.kind].get(n, scores[t.given.kind][CHANCE]), resamples, options.seed) for n in names} for t in found}
+    sampled = {t.given.kind: {n: _samples(t, scores[t.given.kind].get(n, scores[t.given.kind][CHANCE]), resamples, options.seed) for n in names if n != SIMPLE}
+               for t in found}
+    simple: dict[str, str] = {}
+    for trial in found:
+        kind = trial.given.kind
+        reached = {n: float(sampled[kind][n][METRICS[0]][0]) for n in scores[kind] if n not in screeners}
+        simple[kind] = max(reached, key=reached.__getitem__) if not trial.planted and int(trial.label.sum()) >= ENOUGH else CHANCE
+        sampled[kind][SIMPLE] = sampled[kind][simple[kind]]
     users = sum(len(t.index) for t in found)
     for metric in METRICS:
         for name in names:
@@ -178,7 +191,7 @@ def judge(found: list[Trial], screeners: Mapping[str, tuple[str | None, Screener
                 for label, kinds in (("all", [t.given.kind for t in found]), *((f"kind={t.given.kind}", [t.given.kind]) for t in found)):
                     gap = np.mean([sampled[k][CHALLENGER][metric] - sampled[k][name][metric] for k in kinds], 0)
                     apart[name].setdefault(label, {})[metric] = _interval(gap, table[name].get(label, table[name]["all"])[metric].users)
-    return Verdicts(found, scores, {n: v for n, (v, _) in screeners.items()}, table, apart, options.seed, resamples)
+    return Verdicts(found, scores, {n: v for n, (v, _) in screeners.items()}, table, apart, options.seed, resamples, simple)
 
 
 def _asked(part: Part | None, trial: Trial, options: Options) -> np.ndarray | None:

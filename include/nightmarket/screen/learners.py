@@ -15,6 +15,8 @@ from nightmarket.screen.forest import _levelled, _scale
 
 FEW = 400
 """Positives below which trees stay small."""
+_SMALL = 20_000
+"""Rows up to which threads wait for each other longer than they work."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,16 @@ class Trees:
     def log_odds(self, X: np.ndarray) -> np.ndarray:
         found = np.zeros(len(X))
         for model in self.models:
-            found += model.predict(X, raw_score=True, num_threads=self.threads)
+            found += model.predict(X, raw_score=True, num_threads=_threads(X, self.threads))
         return found / len(self.models)
 
     def contributions(self, X: np.ndarray) -> np.ndarray:
         """(n, f) what each feature adds to the log-odds (TreeSHAP; Lundberg et al., 2020) of the first model."""
-        return np.asarray(self.models[0].predict(X, pred_contrib=True, num_threads=self.threads))[:, :-1]
+        return np.asarray(self.models[0].predict(X, pred_contrib=True, num_threads=_threads(X, self.threads)))[:, :-1]
+
+
+def _threads(X: np.ndarray, asked: int) -> int:
+    return 1 if len(X) <= _SMALL else asked
 
 
 def fit_trees(X: np.ndarray, label: np.ndarray, weight: np.ndarray, settings: TreeSettings, seeds: Sequence[int],
@@ -60,7 +66,7 @@ def fit_trees(X: np.ndarray, label: np.ndarray, weight: np.ndarray, settings: Tr
         params = {
             "objective": "binary", "num_leaves": settings.leaves, "learning_rate": settings.rate, "min_data_in_leaf": settings.least,
             "feature_fraction": 0.5, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0, "max_bin": 127, "verbose": -1,
-            "extra_trees": turn % 2 == 1, "seed": seed, "deterministic": True, "force_row_wise": True, "num_threads": settings.threads, "feature_pre_filter": False,
+            "extra_trees": turn % 2 == 1, "seed": seed, "deterministic": True, "force_row_wise": True, "num_threads": _threads(X, settings.threads), "feature_pre_filter": False,
         }
         data = lightgbm.Dataset(X, label, weight=weight, params=params)
         if held is None:

@@ -6,8 +6,10 @@ they were known by the night: an analyst's before the shop's own, the shop's bef
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from nightmarket.contracts import EVENTS, ORDERS, REVIEWS, USERS, Dataset
@@ -18,11 +20,10 @@ from nightmarket.screen.windows import DAY, Fixed
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
+    import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
 ORDER, ACCOUNT, REVIEW, BRUSHING = "order", "account", "review", "brushing"
-_SOURCES = {"analyst": 0, "shop": 1, "shopper": 2}
-"""Whose verdict counts first."""
 
 
 @dataclass(frozen=True)
@@ -82,36 +83,71 @@ class Tables:
         return datetime.combine(self.night - timedelta(days=self.history_days - 1), time(), self.zone).astimezone(timezone.utc)
 
 
-def frames(tables: Tables) -> dict[str, DataFrame]:
-    """The frame of each subject, by kind. Rows of the last `history_days` days up to the night's end."""
+def frame_of(tables: Tables) -> DataFrame:
+    """All that is screened, as one frame: rows of the last `history_days` days up to the night's end.
+
+    kind, id, row_id (long), at and known_at (long, microseconds), first_night, stake, label (double, null unknown), text, and the columns of the
+    row's subject as lists, in its order: entities (string), numbers, leading and elapsed (double), categories (string). One frame, and computed
+    when this returns: it is plans, their number and length, that a night of few rows spends its time on, so each ends where it is used twice.
+    """
     from pyspark.sql import functions as F
 
-    accounts = _newest(tables.users, USERS).cache()
-    orders = _orders(tables, accounts).cache()
-    reviews = _reviews(tables, accounts, orders).cache()
-    made = {ORDER: orders, ACCOUNT: _accounts(tables, accounts, orders, reviews), REVIEW: reviews,
-            BRUSHING: _brushing(tables, accounts, orders, reviews)}
-    return {kind: frame.where((F.col("at") >= _micros(tables.first)) & (F.col("at") < _micros(tables.end))).withColumn("row_id", F.xxhash64("id"))
-            for kind, frame in made.items()}
+    accounts = _newest(tables.users, USERS).localCheckpoint()
+    verdicts = _verdicts(tables)
+    orders = _orders(tables, accounts, verdicts).localCheckpoint()
+    reviews = _reviews(tables, accounts, orders, verdicts).localCheckpoint()
+    made = {ORDER: orders, ACCOUNT: _accounts(tables, accounts, orders, reviews, verdicts), REVIEW: reviews,
+            BRUSHING: _brushing(tables, accounts, orders, reviews, verdicts)}
+    within = (F.col("at") >= _micros(tables.first)) & (F.col("at") < _micros(tables.end))
+    parts = [made[s.kind].where(within).select(
+        F.lit(s.kind).alias("kind"), "id", F.xxhash64("id").alias("row_id"), "at", "first_night", "stake", "label", "known_at", "text",
+        _list(s.entities, "string").alias("entities"), _list(s.numbers, "double").alias("numbers"), _list(s.leading, "double").alias("leading"),
+        _list(s.elapsed, "double").alias("elapsed"), _list(s.categories, "string").alias("categories")) for s in SUBJECTS]
+    return reduce(lambda one, other: one.unionByName(other), parts).localCheckpoint()
 
 
-def recipe_of(subject: Subject, frame: DataFrame, end: datetime) -> tuple[Recipe, int]:
-    """The recipe of a night, and the number of rows: scales of the leading numbers. Entities that no row has are left out."""
+def _list(columns: Sequence[str], kind: str) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.array(*[F.col(f"`{c}`").cast(kind) for c in columns]).cast(f"array<{kind}>")
+
+
+def recipes_of(frame: DataFrame, end: datetime) -> dict[str, tuple[Recipe, int]]:
+    """By kind, the recipe of a night and the number of rows: scales of the leading numbers. Entities that no row has are left out, and kinds
+    without rows."""
     import numpy as np
     from pyspark.sql import functions as F
 
     asked: list[Column] = [F.count(F.lit(1)).alias("rows")]
-    asked += [F.count(f"`{e}`").alias(f"e.{e}") for e in subject.entities]
-    asked += [F.expr(f"percentile(abs(`{n}`), 0.99)").alias(f"n.{n}") for n in subject.leading]
-    found = frame.agg(*asked).first()
-    told = found.asDict() if found is not None else {}
-    entities = tuple(e for e in subject.entities if told.get(f"e.{e}"))
-    leading = tuple(n for n in subject.leading if told.get(f"n.{n}") is not None)
-    scales = {n: Fixed.around(np.array([told[f"n.{n}"]])) for n in leading}
-    pairs = tuple(p for p in subject.pairs if set(p) <= set(entities))
-    made = Recipe(entities, subject.numbers, leading, scales, {c: [] for c in subject.categories}, subject.elapsed, pairs, True,
-                  _micros(end), 30 * DAY, subject.linked and len(entities) > 1)
-    return made, int(told.get("rows", 0))
+    asked += [F.count(F.get("entities", F.lit(i))).alias(f"e{i}") for i in range(max(len(s.entities) for s in SUBJECTS))]
+    asked += [F.percentile(F.abs(F.get("leading", F.lit(i))), 0.99).alias(f"n{i}") for i in range(max(len(s.leading) for s in SUBJECTS))]
+    found = {r["kind"]: r for r in frame.groupBy("kind").agg(*asked).collect()}
+    made: dict[str, tuple[Recipe, int]] = {}
+    for subject in SUBJECTS:
+        told = found.get(subject.kind)
+        if told is None:
+            continue
+        entities = tuple(e for i, e in enumerate(subject.entities) if told[f"e{i}"])
+        scales = {n: Fixed.around(np.array([told[f"n{i}"]])) for i, n in enumerate(subject.leading) if told[f"n{i}"] is not None}
+        pairs = tuple(p for p in subject.pairs if set(p) <= set(entities))
+        recipe = Recipe(entities, subject.numbers, tuple(scales), scales, {c: [] for c in subject.categories}, subject.elapsed, pairs, True,
+                        _micros(end), 30 * DAY, subject.linked and len(entities) > 1)
+        made[subject.kind] = recipe, int(told["rows"])
+    return made
+
+
+def narrowed(frame: DataFrame, recipes: Mapping[str, Recipe]) -> DataFrame:
+    """`frame` with the entities and leading numbers that the recipes have, and no other."""
+    from pyspark.sql import functions as F
+
+    kept: dict[str, Column] = {}
+    for subject in SUBJECTS:
+        recipe = recipes.get(subject.kind)
+        for column, all_, some, kind in (("entities", subject.entities, recipe.entities, "string"), ("leading", subject.leading, recipe.leading, "double")) if recipe else ():
+            if all_ != some:
+                chosen = F.array(*[F.get(column, F.lit(i)) for i, n in enumerate(all_) if n in some]).cast(f"array<{kind}>")
+                kept[column] = F.when(F.col("kind") == subject.kind, chosen).otherwise(kept.get(column, F.col(column)))
+    return frame.withColumns(kept)
 
 
 def _micros(moment: datetime) -> int:
@@ -132,23 +168,28 @@ def _newest(rows: DataFrame, dataset: Dataset) -> DataFrame:
     return newest(rows.withColumn("first_night", F.min("delivered_on").over(Window.partitionBy(*dataset.primary_key))), dataset)
 
 
-def _judged(frame: DataFrame, kind: str, tables: Tables) -> DataFrame:
-    """`frame` (with the shop's own said_bad and said_at, micros or null) with label and known_at, where known by the night."""
-    from pyspark.sql import Window
+def _verdicts(tables: Tables) -> DataFrame:
+    """kind, id, and the newest verdict of an analyst and of a shopper that came in by the night: (known_at, is_bad), null for none."""
     from pyspark.sql import functions as F
 
-    delay = int(tables.label_delay_days * DAY)
-    ranks = F.create_map(*[F.lit(v) for pair in _SOURCES.items() for v in pair])
-    own = frame.where("said_bad IS NOT NULL").select(
-        "id", F.col("said_bad").alias("is_bad"), F.greatest(F.coalesce("said_at", "at"), F.col("at") + delay).alias("known_at"), F.lit("shop").alias("source"))
-    told = tables.feedback.where(F.col("kind") == kind).select("id", "is_bad", _at("known_at").alias("known_at"), "source")
-    order = Window.partitionBy("id").orderBy(ranks[F.col("source")], F.desc("known_at"), F.desc("is_bad"))
-    known = own.unionByName(told).where(F.col("known_at") < _micros(tables.end)).withColumn("place", F.row_number().over(order)).where("place = 1")
-    labels = known.select("id", F.col("is_bad").cast("double").alias("label"), "known_at")
-    return frame.drop("said_bad", "said_at").join(labels, "id", "left").withColumn("known_at", F.greatest("known_at", "at"))
+    said = F.struct(_at("known_at").alias("known_at"), "is_bad")
+    known = tables.feedback.where(_at("known_at") < _micros(tables.end))
+    return known.groupBy("kind", "id").agg(*[F.max(F.when(F.col("source") == s, said)).alias(f"__{s}") for s in ("analyst", "shopper")])
 
 
-def _orders(tables: Tables, accounts: DataFrame) -> DataFrame:
+def _judged(frame: DataFrame, kind: str, tables: Tables, verdicts: DataFrame) -> DataFrame:
+    """`frame` (with the shop's own said_bad and said_at, micros or null) with label and known_at, where known by the night."""
+    from pyspark.sql import functions as F
+
+    known_at = F.greatest(F.coalesce("said_at", "at"), F.col("at") + int(tables.label_delay_days * DAY))
+    own = F.when(F.col("said_bad").isNotNull() & (known_at < _micros(tables.end)), F.struct(known_at.alias("known_at"), F.col("said_bad").alias("is_bad")))
+    mine = verdicts.where(F.col("kind") == kind).drop("kind")
+    first = F.coalesce("__analyst", own, "__shopper")
+    labels = {"label": first["is_bad"].cast("double"), "known_at": F.greatest(first["known_at"], "at")}
+    return frame.join(mine, "id", "left").withColumns(labels).drop("said_bad", "said_at", "__analyst", "__shopper")
+
+
+def _orders(tables: Tables, accounts: DataFrame, verdicts: DataFrame) -> DataFrame:
     from pyspark.sql import functions as F
 
     rows = _newest(tables.orders, ORDERS).where(~F.col("is_cancellation"))
@@ -168,10 +209,10 @@ def _orders(tables: Tables, accounts: DataFrame) -> DataFrame:
         F.col("payment_method").alias("payment"), "country", F.when(since >= 0, since).alias("signed_up"), F.lit(None).cast("string").alias("text"),
         said_bad.alias("said_bad"), said_at.alias("said_at"), "first_night",
     )
-    return _judged(made, ORDER, tables)
+    return _judged(made, ORDER, tables, verdicts)
 
 
-def _accounts(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: DataFrame) -> DataFrame:
+def _accounts(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: DataFrame, verdicts: DataFrame) -> DataFrame:
     """An account is bad from its first bad order or review on, good from its first good one while it has none."""
     from pyspark.sql import functions as F
 
@@ -185,10 +226,10 @@ def _accounts(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: D
         F.col("phone").alias("phone"), F.col("email").alias("mail"), F.col("address").alias("address"), "country", "referrer", text.alias("text"),
         "said_bad", F.coalesce("__bad_at", "__any_at").alias("said_at"), "first_night",
     )
-    return _judged(made, ACCOUNT, tables)
+    return _judged(made, ACCOUNT, tables, verdicts)
 
 
-def _reviews(tables: Tables, accounts: DataFrame, orders: DataFrame) -> DataFrame:
+def _reviews(tables: Tables, accounts: DataFrame, orders: DataFrame, verdicts: DataFrame) -> DataFrame:
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -209,7 +250,7 @@ def _reviews(tables: Tables, accounts: DataFrame, orders: DataFrame) -> DataFram
         F.coalesce("text_normalised", "text").alias("text"), F.col("is_fake").alias("said_bad"), _at("label_known_at").alias("said_at"), "first_night",
     )
     made = made.join(_copies(made), "id", "left")
-    return _judged(made, REVIEW, tables)
+    return _judged(made, REVIEW, tables, verdicts)
 
 
 def _after(elapsed: Column) -> Column:
@@ -224,51 +265,63 @@ def _copies(reviews: DataFrame) -> DataFrame:
     from pyspark.sql import functions as F
 
     written = reviews.where(F.length(F.trim(F.coalesce("text", F.lit("")))) > 0).select("id", "at", "text")
-    each = written.mapInPandas(_banded, "id string, at long, band string")
+    each = written.mapInArrow(_banded, "id string, at long, band string")
     past = Window.partitionBy("band").orderBy("at").rangeBetween(Window.unboundedPreceding, 0)
     counted = each.select("id", (F.count("id").over(past) - 1).cast("double").alias("n"))
     return counted.groupBy("id").agg(F.max("n").alias("copies"))
 
 
-def _banded(batches):  # type: ignore[no-untyped-def]
+def _banded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Rows of id, at, text as one row a band of their MinHash signature: texts that share a band are near-copies."""
-    import pandas as pd
+    import numpy as np
+    import pyarrow as pa
 
     from nightmarket.screen.texts import signatures
 
     for batch in batches:
-        signed, there = signatures(batch["text"].fillna("").tolist())
-        made = [pd.DataFrame({"id": batch["id"], "at": batch["at"], "band": [f"{band}:{row.tobytes().hex()}" for row in signed[:, band]]})[there]
-                for band in range(signed.shape[1])]
-        yield pd.concat(made)
+        signed, there = signatures([t or "" for t in batch.column("text").to_pylist()])
+        kept = batch.select(["id", "at"]).take(pa.array(np.flatnonzero(there)))
+        for band in range(signed.shape[1]):
+            keys = [f"{band}:{row.tobytes().hex()}" for row in signed[there, band]]
+            yield pa.RecordBatch.from_arrays([*kept.columns, pa.array(keys, pa.string())], ["id", "at", "band"])
 
 
-def _brushing(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: DataFrame) -> DataFrame:
+def _brushing(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: DataFrame, verdicts: DataFrame) -> DataFrame:
     """One row a product and day with sales, as of the day's end: do its buyers buy, praise and return in concert?"""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     zone = str(tables.zone)
     day = F.datediff(F.col("day"), F.lit("1970-01-01").cast("date"))
-    events = newest(tables.events.select(*_needed()), EVENTS).where(F.col("event_type").isin("purchase", "return"))
-    first = events.where("event_type = 'purchase' AND user_id IS NOT NULL").groupBy("user_id").agg(F.min("event_ts").alias("__first"))
+    buys, returns = F.col("event_type") == "purchase", F.col("event_type") == "return"
+    events = newest(tables.events.select(*_needed()), EVENTS).where(buys | returns)
+    # rows of nobody are each their own, so that they are not one huge part
+    whose = Window.partitionBy(F.coalesce("user_id", F.concat(F.lit("\0"), "event_id")))
+    first = F.when(F.col("user_id").isNotNull(), F.min(F.when(buys, F.col("event_ts"))).over(whose))
     who = accounts.select("user_id", "signed_up_at")
-    linked = orders.select(F.col("id").alias("order_id"), F.col("device").alias("__device"), F.col("label").alias("__label"), F.col("known_at").alias("__known"))
-    shared = orders.where("device IS NOT NULL AND shopper IS NOT NULL").groupBy(F.col("device").alias("__device"), "shopper").agg(F.min("at").alias("__since"))
-    second = shared.withColumn("__place", F.row_number().over(Window.partitionBy("__device").orderBy("__since", "shopper"))).where("__place = 2").select("__device", F.col("__since").alias("__shared_at"))
-    sold = events.where("event_type = 'purchase'").join(first, "user_id", "left").join(who, "user_id", "left").join(linked, "order_id", "left").join(second, "__device", "left")
-    lines = sold.groupBy("item_id", F.col("event_date").alias("day")).agg(
-        F.count(F.lit(1)).alias("lines"), F.countDistinct("user_id").alias("buyers"), F.sum(F.col("revenue")).cast("double").alias("stake"),
-        F.avg((F.col("event_ts") == F.col("__first")).cast("double")).alias("first_time"),
-        F.avg((F.datediff("event_ts", "signed_up_at") < 14).cast("double")).alias("fresh_accounts"),
-        F.avg((F.coalesce("__shared_at", F.lit(2**62)) <= F.unix_micros("event_ts")).cast("double")).alias("linked_buyers"),
-        F.sum((F.col("__label") == 1).cast("long")).alias("bad"), F.count("__label").alias("known"), F.max("__known").alias("known_at"),
-        F.min("delivered_on").alias("first_night"))
-    back = events.where("event_type = 'return'").groupBy("item_id", F.col("event_date").alias("day")).agg(F.count(F.lit(1)).alias("returns"))
-    praise = reviews.where("rating >= 5").groupBy(
-        F.col("product").alias("item_id"), F.to_date(F.from_utc_timestamp(F.timestamp_micros("at"), zone)).alias("day")).agg(
-        F.count(F.lit(1)).alias("praise"), F.sum((F.col("bought") == 0).cast("long")).alias("unbought"))
-    whole = lines.join(back, ["item_id", "day"], "full").join(praise, ["item_id", "day"], "full").withColumn("__day", day)
+    pairs = orders.where("device IS NOT NULL AND shopper IS NOT NULL").groupBy("device", "shopper").agg(F.min("at").alias("__since"))
+    shared = pairs.groupBy("device").agg(F.get(F.sort_array(F.collect_list("__since")), F.lit(1)).alias("__shared_at"))
+    linked = orders.select(F.col("id").alias("order_id"), "device", F.col("label").alias("__label"), F.col("known_at").alias("__known")).join(
+        shared.where("__shared_at IS NOT NULL"), "device", "left").drop("device")
+    lines = events.withColumn("__first", first).join(who, "user_id", "left").join(linked, "order_id", "left").select(
+        "item_id", F.col("event_date").alias("day"), buys.alias("buys"), returns.alias("returns"), "user_id", "revenue", "delivered_on",
+        (F.col("event_ts") == F.col("__first")).cast("double").alias("first_time"),
+        (F.datediff("event_ts", "signed_up_at") < 14).cast("double").alias("fresh"),
+        (F.coalesce("__shared_at", F.lit(2**62)) <= F.unix_micros("event_ts")).cast("double").alias("linked"), "__label", "__known")
+    praise = reviews.where("rating >= 5").select(
+        F.col("product").alias("item_id"), F.to_date(F.from_utc_timestamp(F.timestamp_micros("at"), zone)).alias("day"), F.lit(1).alias("praise"),
+        (F.col("bought") == 0).cast("long").alias("unbought"))
+
+    def of_sales(column: Column) -> Column:
+        return F.when(F.col("buys"), column)
+
+    whole = lines.unionByName(praise, allowMissingColumns=True).groupBy("item_id", "day").agg(
+        F.sum(F.col("buys").cast("long")).alias("lines"), F.size(F.collect_set(of_sales(F.col("user_id")))).alias("buyers"),
+        F.sum(of_sales(F.col("revenue"))).cast("double").alias("stake"), F.avg(of_sales(F.col("first_time"))).alias("first_time"),
+        F.avg(of_sales(F.col("fresh"))).alias("fresh_accounts"), F.avg(of_sales(F.col("linked"))).alias("linked_buyers"),
+        F.sum(of_sales((F.col("__label") == 1).cast("long"))).alias("bad"), F.count(of_sales(F.col("__label"))).alias("known"),
+        F.max(of_sales(F.col("__known"))).alias("known_at"), F.min(of_sales(F.col("delivered_on"))).alias("first_night"),
+        F.sum(F.col("returns").cast("long")).alias("returns"), F.sum("praise").alias("praise"), F.sum("unbought").alias("unbought")).withColumn("__day", day)
     counts = ("lines", "buyers", "returns", "praise", "unbought")
     whole = whole.fillna(0, list(counts))
 
@@ -289,7 +342,7 @@ def _brushing(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: D
         F.concat_ws("/", "item_id", F.col("day").cast("string")).alias("id"), (F.unix_micros(midnight) - 1).alias("at"), "stake",
         F.col("item_id").alias("product"), *[f"`{n}`" for n in SUBJECTS[3].numbers], F.lit(None).cast("string").alias("text"),
         said.alias("said_bad"), F.col("known_at").alias("said_at"), "first_night")
-    return _judged(made, BRUSHING, tables)
+    return _judged(made, BRUSHING, tables, verdicts)
 
 
 def _needed() -> tuple[str, ...]:
