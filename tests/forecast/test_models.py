@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nightmarket.forecast import boosted, combining, intermittent, regression, seasonal, smoothing
+from nightmarket.forecast import boosted, combining, forecaster, intermittent, regression, seasonal, smoothing
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import decompose, diagnose
 from nightmarket.forecast.series import Freq, Panel
@@ -82,6 +82,14 @@ def test_stl_puts_the_season_back_as_statsmodels_does() -> None:
     assert np.isnan(made[:, 1]).all()  # six periods are less than two seasons
     before = seasonal.stl(np.where(np.arange(60) < 40, y, 1e6)[None], 4, False, np.arange(30, 61, 5), np.array([40]), 4)
     assert np.allclose(before[0, 0], made[0, 0])  # what came later is not looked at
+
+
+def test_the_seasonal_naive_goes_back_to_the_newest_known_value_of_its_season() -> None:
+    y = np.arange(21.0)[None].copy()
+    y[0, 18] = np.nan  # five days before the end: the week before stands in
+    made = forecaster._naive(panel_of(y, horizon=9), y, np.array([3, 21]))
+    assert made[1, 0].tolist() == [14, 15, 16, 17, 11, 19, 20, 14, 15]
+    assert made[0, 0].tolist() == [1.0] * 4 + [0, 1, 2, 1.0, 1.0]  # days of the season that are not known yet: the mean so far
 
 
 def test_drift_follows_the_trend_line() -> None:

@@ -354,17 +354,17 @@ def _year_mean(masked: np.ndarray, width: int, every: np.ndarray, horizon: int) 
 
 
 def _naive(panel: Panel, masked: np.ndarray, every: np.ndarray) -> np.ndarray:
-    """Seasonal naive: the newest known value of the same season, else the mean so far."""
-    n, horizon, season = panel.size, panel.horizon, SEASON[panel.freq]
-    out = np.full((len(every), n, horizon), np.nan)
-    for i, o in enumerate(every):
-        past = masked[:, :o]
-        mean = np.nansum(past, axis=1) / np.maximum(np.isfinite(past).sum(axis=1), 1)
-        for step in range(horizon):
-            value = np.full(n, np.nan)
-            for back in range(1, 4):
-                column = o + step - season * (-(-(step + 1) // season) + back - 1)
-                if column >= 0:
-                    value = np.where(np.isfinite(value), value, past[:, column])
-            out[i, :, step] = np.where(np.isfinite(value), value, mean)
-    return out
+    """(every, n, H) seasonal naive: the newest known value of the same season, two seasons before it at most, else the mean so far."""
+    season = SEASON[panel.freq]
+    sums, counts = (np.cumsum(v, axis=1) for v in (np.nan_to_num(masked), np.isfinite(masked)))
+    last = np.maximum(every - 1, 0)
+    mean = np.where(every > 0, sums[:, last] / np.maximum(counts[:, last], 1), 0.0)
+    steps = np.arange(panel.horizon)
+    newest = every[:, None] + steps[None, :] - season * (steps[None, :] // season + 1)
+    out = np.full((len(masked), len(every), panel.horizon), np.nan)
+    for back in range(3):
+        column = newest - season * back
+        value = np.where((column >= 0)[None], masked[:, np.maximum(column, 0)], np.nan)
+        out = np.where(np.isfinite(out), out, value)
+    out = np.where(np.isfinite(out), out, mean[:, :, None])
+    return out.transpose(1, 0, 2)
