@@ -62,7 +62,7 @@ def test_an_initial_state_does_not_forecast_what_it_has_seen() -> None:
     assert np.isnan(values[:2]).all() and np.isfinite(values[2:]).all()
 
 
-def test_last_year_and_a_level_are_told_apart() -> None:
+def test_last_year_and_a_level_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     weeks = np.arange(140)
     year = np.where(weeks % 52 == 47, 30.0, 0.0)  # one week a year is another
     y = (10.0 + year + np.where(weeks >= 100, 5.0, 0.0))[None]
@@ -70,6 +70,9 @@ def test_last_year_and_a_level_are_told_apart() -> None:
     assert np.isnan(seasonal.last_year(y, 52, np.array([40, 140]), 4)[0]).all()
     ahead = np.where((140 + np.arange(12)) % 52 == 47, 45.0, 15.0)
     assert made.shape == (6, 1, 12) and np.allclose(made[-1, 0], ahead, atol=1.5)
+    monkeypatch.setattr(seasonal, "_CELLS", 1)  # one series after another
+    apart = seasonal.last_year(np.concatenate([y, 2 * y]), 52, np.array([70, 80, 90, 120, 130, 140]), 12)
+    assert np.allclose(apart[:, :1], made, equal_nan=True) and np.allclose(apart[:, 1:], 2 * made, equal_nan=True)
 
 
 def test_stl_puts_the_season_back_as_statsmodels_does() -> None:

@@ -13,6 +13,8 @@ from nightmarket.forecast import combining, smoothing
 
 _PARTS = (0.35, 0.7, 1.0)
 """Parts of last year's value that are taken off."""
+_CELLS = 40_000_000
+"""Forecasts of members that are held at once."""
 _WIDTH = 11
 """Years over which STL smooths a season; odd."""
 
@@ -20,8 +22,13 @@ _WIDTH = 11
 def last_year(z: np.ndarray, lag: int, every: np.ndarray, horizon: int) -> np.ndarray:
     """(every, n, H) forecasts of (n, T) z at origins `every`: a part of the value `lag` periods before, plus the smoothed rest; parts and
     smoothing averaged by their errors so far. NaN where nothing is known a `lag` before."""
-    n, length = z.shape
     settings = smoothing.bank(1, False)
+    block = max(1, _CELLS // (len(_PARTS) * len(settings) * len(every) * horizon))
+    return np.concatenate([_last_year(z[low : low + block], lag, settings, every, horizon) for low in range(0, len(z), block)], axis=1)
+
+
+def _last_year(z: np.ndarray, lag: int, settings: tuple[smoothing.Setting, ...], every: np.ndarray, horizon: int) -> np.ndarray:
+    n, length = z.shape
     steps = np.arange(horizon)
     back = every[:, None] + steps[None, :] - lag * (1 + steps[None, :] // lag)  # (every, H), all below the origin
     before = np.where((back >= 0)[None], z[:, np.maximum(back, 0)], np.nan)  # (n, every, H)
