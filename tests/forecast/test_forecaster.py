@@ -55,7 +55,7 @@ def test_rows_after_the_origin_change_nothing(back: int, noise: int) -> None:
     assert np.array_equal(one.mean, two.mean) and np.array_equal(one.bounds[95][1], two.bounds[95][1])
 
 
-@pytest.mark.parametrize(("freq", "length", "horizon"), [("D", 160, 7), ("W", 140, 6), ("W", 50, 4), ("MS", 60, 12)])
+@pytest.mark.parametrize(("freq", "length", "horizon"), [("D", 180, 7), ("W", 140, 6), ("W", 50, 4), ("MS", 60, 12)])
 def test_a_backtest_knows_only_what_was_known(freq: Freq, length: int, horizon: int) -> None:
     y = shop(length=length) + 1.0
     later = y.copy()
