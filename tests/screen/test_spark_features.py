@@ -49,3 +49,11 @@ def test_spark_and_one_machine_agree(spark: SparkSession, seed: int) -> None:
         for name, column in zip(own.names, own.columns, strict=True):
             if name in values:
                 np.testing.assert_array_equal(values[name], column.astype(np.float32), err_msg=name)
+
+
+def test_a_night_that_has_all_entities_is_narrowed_to_itself() -> None:
+    """Spark Connect refuses to add no columns at all."""
+    from nightmarket.screen.night import narrowed
+
+    frame = object()
+    assert narrowed(frame, {}) is frame  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def narrowed(frame: DataFrame, recipes: Mapping[str, Recipe]) -> DataFrame:
             if all_ != some:
                 chosen = F.array(*[F.get(column, F.lit(i)) for i, n in enumerate(all_) if n in some]).cast(f"array<{kind}>")
                 kept[column] = F.when(F.col("kind") == subject.kind, chosen).otherwise(kept.get(column, F.col(column)))
-    return frame.withColumns(kept)
+    return frame.withColumns(kept) if kept else frame
 
 
 def _micros(moment: datetime) -> int:
