@@ -141,8 +141,10 @@ def scorer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     def answer(part: Any) -> Any:
         return tf.reduce_mean(tf.cast(model(part, training=False), tf.float32), axis=2)
 
+    traced = answer.get_concrete_function()
+
     def score(features: np.ndarray, block: int = 256) -> np.ndarray:
-        parts = [answer(tf.constant(features[n : n + block])).numpy() for n in range(0, len(features), block)]
+        parts = [traced(tf.constant(features[n : n + block])).numpy() for n in range(0, len(features), block)]
         return np.concatenate(parts) if parts else np.zeros((0, features.shape[1], OUTPUTS), np.float32)
 
     return score

@@ -299,9 +299,11 @@ def encoder(model: Any, block: int = 1024) -> Callable[[Any, dict[str, np.ndarra
         known = tf.cast(tf.expand_dims(items > 0, -1), tf.float32)
         return tf.cast(tower([tf.gather(vectors, tf.maximum(items - 1, 0)) * known, kind, gap, country], training=False), tf.float32)
 
+    traced = answer.get_concrete_function()
+
     def encode(vectors: Any, sequence: dict[str, np.ndarray], countries: np.ndarray) -> np.ndarray:
         table = tf.convert_to_tensor(vectors)
-        parts = [answer(table, *(tf.constant(sequence[k][n : n + block]) for k in ("items", "kind", "gap")), tf.constant(countries[n : n + block])).numpy()
+        parts = [traced(table, *(tf.constant(sequence[k][n : n + block]) for k in ("items", "kind", "gap")), tf.constant(countries[n : n + block])).numpy()
                  for n in range(0, len(countries), block)]
         return np.concatenate(parts) if parts else np.zeros((0, vectors.shape[1]), np.float32)
 
