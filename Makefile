@@ -13,6 +13,7 @@ FROM ?=
 FORCE ?=
 ALL ?=
 TESTS ?=
+WORKERS ?= 2
 
 # Every tool below reads the shop from here.
 ifneq ($(strip $(SHOP)),)
@@ -50,8 +51,8 @@ status: setup ## what runs, and where its pages are
 backfill: setup ## nights FROM to DATE through the running Airflow (`make up` first)
 	@$(PY) -m nightmarket.embedded backfill --from $(FROM) --date $(DATE) $(if $(FORCE),--force)
 
-test: setup ## all tests but the long proofs; TESTS=tests/clean for some
-	@$(PY) -m pytest -m "not soak" $(TESTS)
+test: setup ## all tests but the long proofs; TESTS=tests/clean for some, WORKERS=1 for one at a time
+	@$(PY) -m pytest -m "not soak" -n $(WORKERS) --dist loadfile $(TESTS)
 
 soak: setup ## the long proofs: the whole chain, kills, whole published shops
 	@$(PY) -m pytest -m soak $(TESTS)
