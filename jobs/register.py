@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,14 +45,17 @@ def run(night: Night) -> list[Manifest]:
     if night.dry_run:
         log.info(logs.said("would register" if version is None else "current", run_date=night.run_date, version=version))
         return []
-    if version is None:
-        version = registry.register(_submission(night, kind, candidate, folder, evaluation))
-    else:
-        registry.adopt(version, night.run_date)
-        log.info(logs.said("current", run_date=night.run_date, version=version))
-    known = Verification.from_tag(registry.version(version).tags.get("verification"))
-    if known is None or not known.passed or night.force:
-        registry.verify(version)
+    with ExitStack() as stack:
+        # it imports what loading takes while the candidate is packaged
+        stranger = stack.enter_context(registry.stranger()) if version is None else None
+        if version is None:
+            version = registry.register(_submission(night, kind, candidate, folder, evaluation))
+        else:
+            registry.adopt(version, night.run_date)
+            log.info(logs.said("current", run_date=night.run_date, version=version))
+        known = Verification.from_tag(registry.version(version).tags.get("verification"))
+        if known is None or not known.passed or night.force:
+            registry.verify(version, stranger)
     return []
 
 

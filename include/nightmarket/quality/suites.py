@@ -117,19 +117,34 @@ def validate(
     import great_expectations as gx
     import pandas as pd
 
-    add = made.data_sources.add_or_update_pandas if isinstance(frame, pd.DataFrame) else made.data_sources.add_or_update_spark
-    # persist: GX would cache the whole frame to read it once; our one query needs a part of it
-    more = {} if isinstance(frame, pd.DataFrame) else {"persist": False}
-    source = add(name=name, **more)
-    batch = source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe(name)
-    suite = made.suites.add_or_update(gx.ExpectationSuite(name=name, expectations=[expectation(r) for r in rules]))
-    definition = made.validation_definitions.add_or_update(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    batch = _batch_definition(made, name, isinstance(frame, pd.DataFrame))
+    # what an earlier night stored under the name is dropped unread: GX would compare each of its expectations with each new one
+    for factory in (made.validation_definitions, made.suites):
+        _forget(factory, name)
+    suite = made.suites.add(gx.ExpectationSuite(name=name, expectations=[expectation(r) for r in rules]))
+    definition = made.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
     judged = definition.run(batch_parameters={"dataframe": frame}, run_id=run, result_format={"result_format": "BASIC"})
     for result in judged.results:
         raised = [e for e in _exceptions(result.exception_info) if e]
         if raised:
             raise RuntimeError(f"{name}: {result.expectation_config.meta['rule']} could not be judged: {raised[0]}")
     return judged
+
+
+def _batch_definition(made: AbstractDataContext, name: str, pandas: bool) -> Any:
+    """Source, asset and batch of one name, made once: GX writes its whole configuration anew for each of the three."""
+    if name in made.data_sources.all():
+        return made.data_sources.get(name).get_asset(name).get_batch_definition(name)
+    # persist: GX would cache the whole frame to read it once; our one query needs a part of it
+    source = made.data_sources.add_pandas(name) if pandas else made.data_sources.add_spark(name, persist=False)
+    return source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe(name)
+
+
+def _forget(factory: Any, name: str) -> None:
+    store = factory._store
+    key = store.get_key(name=name, id=None)
+    if store.has_key(key=key):
+        store.remove_key(key=key)
 
 
 def _exceptions(info: Any) -> Iterable[str | None]:

@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import metadata
@@ -47,6 +47,26 @@ SAVED = "saved"
 _ANSWERS = "answers.json"
 _LIBRARIES = ("mlflow", "tensorflow", "keras", "numpy", "scipy", "pandas", "pyarrow", "lightgbm")
 """What a loaded model imports; pinned in it to the versions it was trained with."""
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A waiting process of `nightmarket.registry.fresh`, good for one version."""
+
+    process: subprocess.Popen[bytes]
+    answer: Path
+    """Where its answers to the input example go, as JSON."""
+    words: Path
+    """What it writes to stderr."""
+
+    def load(self, version: str, timeout_seconds: float) -> str:
+        """Empty once it has answered; else why it did not."""
+        try:
+            self.process.communicate(f"{version}\n".encode(), timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return f"the fresh process did not answer within {timeout_seconds:g} s"
+        code = self.process.returncode
+        return f"the fresh process ended with {code}: {_last_line(self.words.read_text(errors='replace'))}" if code else ""
 
 
 class RegistryError(Exception):
@@ -235,23 +255,31 @@ class Registry:
                     continue
                 log.info(logs.said("alias", model=self.model, alias=alias, was=at, now=version))
 
-    def verify(self, version: str, timeout_seconds: float = 600) -> Verification:
-        """Loads the version in a fresh process that may not unpickle, asks it the input example and compares with what the
-        registering process answered: the same texts, numbers within SCORE_TOLERANCE. The result is kept as a tag."""
+    @contextmanager
+    def stranger(self) -> Iterator[Stranger]:
+        """A fresh process that may not unpickle. It imports what loading a model takes, while this one does something else, and waits
+        to be told a version. It is ended when this is left."""
+        with tempfile.TemporaryDirectory(prefix="nightmarket-verify-") as scratch:
+            answer, words = Path(scratch) / "answer.json", Path(scratch) / "words.txt"
+            command = [sys.executable, "-m", "nightmarket.registry.fresh", "--uri", self.uri, "--model", self.model, "--answer", str(answer)]
+            for module in self.kind.imports:
+                command += ["--import", module]
+            environment = child_environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false", TF_CPP_MIN_LOG_LEVEL="2")
+            with words.open("wb") as told:
+                process = subprocess.Popen(command, env=environment, cwd=scratch, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=told)
+            try:
+                yield Stranger(process, answer, words)
+            finally:
+                process.kill()
+                process.wait()
+
+    def verify(self, version: str, stranger: Stranger | None = None, timeout_seconds: float = 600) -> Verification:
+        """Has a stranger, or a new one, load the version and answer the input example, and compares with what the registering process
+        answered: the same texts, numbers within SCORE_TOLERANCE. The result is kept as a tag."""
         started = time.monotonic()
         registered = self.version(version)
-        with tempfile.TemporaryDirectory(prefix="nightmarket-verify-") as scratch:
-            answer = Path(scratch) / "answer.json"
-            command = [sys.executable, "-m", "nightmarket.registry.fresh", "--uri", self.uri, "--model", self.model,
-                       "--version", version, "--answer", str(answer)]
-            environment = child_environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false", TF_CPP_MIN_LOG_LEVEL="2")
-            try:
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_seconds,
-                                      check=False, cwd=scratch)
-                detail = _compare(registered.model_folder, answer) if done.returncode == 0 else (
-                    f"the fresh process ended with {done.returncode}: {_last_line(done.stderr)}")
-            except subprocess.TimeoutExpired:
-                detail = f"the fresh process did not answer within {timeout_seconds:g} s"
+        with nullcontext(stranger) if stranger is not None else self.stranger() as asked:
+            detail = asked.load(version, timeout_seconds) or _compare(registered.model_folder, asked.answer)
         result = Verification(not detail, detail or "the same answers", round(time.monotonic() - started, 1))
         self.tag(version, "verification", result.to_tag())
         log.info(logs.said("verified", model=self.model, version=version, passed=result.passed, detail=result.detail,

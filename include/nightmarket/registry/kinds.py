@@ -48,6 +48,8 @@ class Kind:
     publish: str
     prepare: tuple[str, ...] = ()
     """Steps of the night that training and publication need first, beside those of ingestion."""
+    imports: tuple[str, ...] = ()
+    """What loading one of its models imports that takes long."""
 
     def name(self, shop: Shop) -> str:
         """Name of the registered model."""
@@ -67,7 +69,7 @@ class Kind:
 RECOMMENDER = Kind(
     "recommender", "Recommendations", "model", "blessing", EVALUATION,
     package="nightmarket.recommend.package:package", card="nightmarket.recommend.card:card",
-    train="train", evaluate="evaluate", publish="publish",
+    train="train", evaluate="evaluate", publish="publish", imports=("tensorflow",),
 )
 
 FORECASTER = Kind(
