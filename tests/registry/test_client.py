@@ -153,6 +153,14 @@ def test_verification_is_limited_in_time(registry: Registry, submission: Callabl
     assert time.monotonic() - started < 30
 
 
+def test_a_stranger_that_nobody_asks_ends_by_itself(registry: Registry) -> None:
+    with registry.stranger() as stranger:
+        assert stranger.process.stdin is not None
+        stranger.process.stdin.close()  # as when the process that registers dies
+        assert stranger.process.wait(timeout=120) == 1
+        assert "without naming a version" in stranger.words.read_text() and not stranger.answer.exists()
+
+
 RIGHT = {"item_ids": ["a", "b"], "scores": [2.0, 1.0], "reasons": ["popular", "popular"], "source": "user"}
 
 
