@@ -16,23 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
 import yaml
 
-from nightmarket import spark
 from nightmarket.contracts import RETRAINING
-from nightmarket.embedded import services
+from nightmarket.embedded.shared_spark import served
 from nightmarket.lake import Lake
 from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
 
@@ -60,24 +55,6 @@ def through_airflow(settings: Settings, night: date, first: date | None = None) 
     if done.returncode or told is None:
         raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
     return int(told[1]) * 60 + int(told[2]), time.monotonic() - started
-
-
-@contextmanager
-def served(settings: Settings) -> Iterator[dict[str, str]]:
-    """The environment of steps that share a Spark server, as in the embedded night."""
-    port = services.free_port(15_300)
-    known = {"SPARK_REMOTE": f"sc://localhost:{port}", "SPARK_CONNECT_AUTHENTICATE_TOKEN": "of-the-benchmark", "PYSPARK_PYTHON": sys.executable}
-    server = subprocess.Popen(spark.server(settings, port), env=child_environment(**known), stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        while not services.listens(port):
-            if server.poll() is not None:
-                raise SystemExit("the Spark server did not start")
-            time.sleep(0.3)
-        yield known
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
 
 
 def step(settings: Settings, environment: dict[str, str], name: str, night: date, *more: str) -> float:

@@ -16,11 +16,10 @@ from typing import Any
 
 import yaml
 
-from nightmarket import spark
 from nightmarket.contracts import ALL, Dataset
-from nightmarket.embedded import services
+from nightmarket.embedded import shared_spark
 from nightmarket.lake import Lake, content_digest
-from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
+from nightmarket.shop import PROJECT, Settings, load_shop
 
 SMALL: dict[str, Any] = {
     "demo": {"seed": 11, "first_day": "2026-01-05", "days": 42, "events": 9_000, "dirt": 0.03},
@@ -77,19 +76,8 @@ class Chain:
     @contextmanager
     def served(self) -> Iterator[Chain]:
         """The same, its steps sharing a Spark Connect server started as the embedded night starts it."""
-        port = services.free_port(15_100)
-        known = {"SPARK_REMOTE": f"sc://localhost:{port}", "SPARK_CONNECT_AUTHENTICATE_TOKEN": "a-token-of-the-test"}
-        server = subprocess.Popen(spark.server(self.settings, port), env=child_environment(**known, PYSPARK_PYTHON=sys.executable),
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 120
-            while not services.listens(port):
-                assert server.poll() is None and time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.3)
+        with shared_spark.served(self.settings) as known:
             yield replace(self, more={**self.more, **known})
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=60)
 
     def run(self, step: str, *argv: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """The step's process; fails the test where the exit code is another."""

@@ -8,7 +8,6 @@ for the nights from --from to --date, both included, and follows them.
 from __future__ import annotations
 
 import argparse
-import secrets
 import signal
 import sys
 import urllib.error
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nightmarket.command import MemoryWatch
-from nightmarket.embedded import airflow, services, summary
+from nightmarket.embedded import airflow, services, shared_spark, summary
 from nightmarket.embedded.night import (
     STARTED,
     TRAINING,
@@ -176,9 +175,7 @@ class _start:
         if settings.spark_remote is None and settings.spark_master.startswith("local"):
             port = services.free_port(SPARK_PORT)
             spark = Service(SPARK, server(settings, port), lambda: services.listens(port), f"sc://localhost:{port}")
-            # the token keeps other users of this machine out; pyspark's client wants 'localhost' for one without TLS
-            extra |= {"SPARK_REMOTE": f"sc://localhost:{port}", "SPARK_CONNECT_AUTHENTICATE_TOKEN": secrets.token_urlsafe(24),
-                      "PYSPARK_PYTHON": sys.executable}
+            extra |= shared_spark.clients(port)
         environment = airflow.environment(settings, page, self.scheduled, **extra)
         client = airflow.Client(f"http://127.0.0.1:{page}", airflow.password(settings))
         self.supervisor = Supervisor(airflow.state(settings), settings.places.logs, environment).__enter__()

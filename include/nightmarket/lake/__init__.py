@@ -10,6 +10,7 @@ from nightmarket.lake.partitions import (
     Writer,
     content_digest,
     days,
+    held,
     peak_memory_mb,
     read_spark,
     write_atomically,
@@ -18,5 +19,5 @@ from nightmarket.lake.views import newest, newest_arrow, newest_spark, nights
 
 __all__ = [
     "Busy", "Input", "Lake", "LakeError", "Manifest", "Partition", "SchemaError", "Writer", "code_version",
-    "content_digest", "days", "newest", "newest_arrow", "newest_spark", "nights", "peak_memory_mb", "read_spark", "recipe", "write_atomically",
+    "content_digest", "days", "held", "newest", "newest_arrow", "newest_spark", "nights", "peak_memory_mb", "read_spark", "recipe", "write_atomically",
 ]

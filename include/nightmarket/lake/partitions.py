@@ -419,6 +419,15 @@ def write_atomically(path: Path, text: str) -> None:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Holds a lock file, made with its folder where it is missing; waits for who holds it. It is let go when the process ends, however it ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def _sync_tree(folder: Path) -> None:
     """Rows reach the disk before the manifest that names them."""
     for path in folder.rglob("*.parquet"):

@@ -6,15 +6,12 @@ https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from nightmarket.lake import write_atomically
+from nightmarket.lake import held, write_atomically
 from nightmarket.monitor.responses import Alert
 from nightmarket.shop import Settings
 
@@ -42,7 +39,7 @@ def receive(settings: Settings, body: bytes, now: datetime | None = None) -> lis
     if len(named) > _MOST:
         raise NotAnAlert(f"{len(named)} alerts in one message; at most {_MOST}")
     fire = []
-    with _alone(settings):
+    with held(_path(settings).with_suffix(".lock")):
         kept = _read(settings)
         for status, mark, name, shop, cause, since in named:
             if shop not in (None, settings.shop.shop):
@@ -75,12 +72,3 @@ def _read(settings: Settings) -> dict[str, Any]:
 
 def _path(settings: Settings) -> Path:
     return settings.places.root / "monitor" / "alerts.json"
-
-
-@contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    path = _path(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

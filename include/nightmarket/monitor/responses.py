@@ -7,18 +7,17 @@ found: `began` and `responded` with cause and effect, `declined` with the reason
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from nightmarket.lake import held
 from nightmarket.shop import Response
 
 Event = Literal["began", "responded", "declined", "helped", "escalated", "lifted"]
@@ -128,8 +127,7 @@ class Log:
 
     def add(self, entry: Entry) -> None:
         """Appends a line; it is on disk when this returns."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with held(self.path.with_suffix(".lock")):
             before = max(self._lines(), key=lambda line: line[0], default=(0, {}, _GENESIS))[2]
             said = {**asdict(entry), "at": entry.at or datetime.now(timezone.utc).isoformat(timespec="seconds")}
             line = {**said, "previous_hash": before, "hash": _hash(said, before)}
@@ -153,12 +151,6 @@ class Log:
                 raise Tampered(f"{self.path}: line {number} is not what was written; restore the file from a backup")
             before = line["hash"]
             yield number, said, before
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self.path.with_suffix(".lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
 
 
 def _hash(said: dict[str, Any], before: str) -> str:

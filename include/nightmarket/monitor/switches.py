@@ -6,15 +6,12 @@ person lifts it; `gate.<rule>` makes a business rule of the data gate a warning 
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any
 
-from nightmarket.lake import write_atomically
+from nightmarket.lake import held, write_atomically
 from nightmarket.shop import Settings
 
 ONLINE_UPDATES = "online_updates"
@@ -49,7 +46,7 @@ def switches(settings: Settings) -> dict[str, Switch]:
 
 def turn_off(settings: Settings, switch: Switch) -> None:
     """Off from now on; one that is off already stays as it is, but for a later end."""
-    with _alone(settings):
+    with held(_path(settings).with_suffix(".lock")):
         now = switches(settings)
         known = now.get(switch.name)
         if known is not None:
@@ -60,7 +57,7 @@ def turn_off(settings: Settings, switch: Switch) -> None:
 
 def lift(settings: Settings, name: str) -> Switch:
     """On again. Raises KeyError that lists what is off."""
-    with _alone(settings):
+    with held(_path(settings).with_suffix(".lock")):
         now = switches(settings)
         if name not in now:
             raise KeyError(f"{name} is not switched off; off are {', '.join(sorted(now)) or 'none'}")
@@ -97,12 +94,3 @@ def _path(settings: Settings) -> Any:
 def _save(settings: Settings, now: dict[str, Switch]) -> None:
     said = {n: {k: v for k, v in asdict(s).items() if k != "name"} for n, s in sorted(now.items())}
     write_atomically(_path(settings), json.dumps(said, ensure_ascii=False, indent=1))
-
-
-@contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    path = _path(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

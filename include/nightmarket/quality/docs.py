@@ -7,7 +7,6 @@ for anything, and the index is a plain list of nights.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightmarket.lake import write_atomically
+from nightmarket.lake import held, write_atomically
 from nightmarket.quality.suites import context
 from nightmarket.shop import Settings
 
@@ -56,9 +55,7 @@ main th,main td{padding:9px 14px}
 def site(settings: Settings) -> Iterator[AbstractDataContext]:
     """The shop's GX context, held by one gate at a time: its stores are plain files that two writers would mix up."""
     folder = settings.places.work / "gx"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with held(folder / ".lock"):
         yield context(folder, settings.places.reports / "data_docs")
 
 

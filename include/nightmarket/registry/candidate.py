@@ -10,7 +10,6 @@ It appears by one rename, so a reader sees a whole candidate or none.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import uuid
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nightmarket.command import Refused
-from nightmarket.lake import Input, write_atomically
+from nightmarket.lake import Input, held, write_atomically
 from nightmarket.registry.kinds import RECOMMENDER, Kind
 from nightmarket.shop import Settings
 
@@ -90,9 +89,7 @@ def require(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> Can
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Holds the candidate's folder against other trainings and evaluations of the same night; waits for them."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the process ends, however it ends
+    with held(folder.parent / f".{folder.name}.lock"):
         yield
 
 

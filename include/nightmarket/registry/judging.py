@@ -65,6 +65,8 @@ def readable(champion: RegisteredModel | None, load: Callable[[Path], Model]) ->
     candidate is judged beside the baselines alone, `tell_unreadable` says so, and the model gate takes it into its record."""
     if champion is None:
         return None, ""
+    if not champion.folder.is_dir():  # a store that cannot be reached is a fault: nobody may be promoted past the champion for it
+        raise OSError(f"{champion.folder}: version {champion.version} of {champion.name} is not there; mend the registry's store and run again")
     try:
         return load(champion.folder), ""
     except UNREADABLE as error:
