@@ -27,7 +27,7 @@ class Shop:
         self.verified = True
         monkeypatch.setattr(Registry, "verify", self._verify)
 
-    def _verify(self, version: str) -> None:
+    def _verify(self, version: str, *_: object) -> None:
         self.registry.tag(version, "verification", Verification(self.verified, "", 0.1).to_tag())
 
     def night(self, n: int, *, verdict: str = "passed", bias: float = 0.0, **found: Any) -> None:

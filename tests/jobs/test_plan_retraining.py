@@ -29,7 +29,7 @@ class Shop:
     def __init__(self, settings: Settings, counting: Any, monkeypatch: pytest.MonkeyPatch):
         self.settings, self.stand_in = settings, counting
         self.lake = Lake(settings.places.lake)
-        monkeypatch.setattr(Registry, "verify", lambda registry, version: registry.tag(version, "verification", Verification(True, "", 0.1).to_tag()))
+        monkeypatch.setattr(Registry, "verify", lambda registry, version, *_: registry.tag(version, "verification", Verification(True, "", 0.1).to_tag()))
 
     def argv(self, n: int, *more: str) -> list[str]:
         return ["--shop", str(self.settings.file), "--run-date", str(D(n)), *more]
