@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("nightmarket", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("nightmarket")
 
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes as a parameter are named by their length: names then read well, and agree between workers."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
 EVENT_COLUMNS = {
     "event_id": "id", "event_ts": "ts", "event_type": "kind", "user_id": "user", "item_id": "item",
     "quantity": "quantity", "unit_price": "price", "currency": "currency", "device_id": "device",

@@ -31,14 +31,14 @@ _SMALL = parquet_bytes(pa.table({"id": ["1"]}))
 
 @pytest.mark.parametrize(("name", "content", "layout", "said"), [
     ("empty.csv", b"", CSV, r"empty \(0 bytes\); deliver it again"),
-    ("empty.csv.gz", gzip.compress(b""), CSV, "holds nothing, not even a header"),
+    ("empty.csv.gz", gzip.compress(b"", mtime=0), CSV, "holds nothing, not even a header"),
     ("only-mark.csv", b"\xef\xbb\xbf", CSV, "holds nothing"),
     ("blank.csv", b"\n\n  \n", CSV, "holds nothing"),
-    ("empty.jsonl.gz", gzip.compress(b""), Layout("jsonl"), "holds nothing"),
-    ("cut.csv.gz", gzip.compress(GOOD * 1000)[:-20], CSV, "gzip is cut off"),
-    ("cut-header.csv.gz", gzip.compress(GOOD)[:5], CSV, "gzip is cut off"),
+    ("empty.jsonl.gz", gzip.compress(b"", mtime=0), Layout("jsonl"), "holds nothing"),
+    ("cut.csv.gz", gzip.compress(GOOD * 1000, mtime=0)[:-20], CSV, "gzip is cut off"),
+    ("cut-header.csv.gz", gzip.compress(GOOD, mtime=0)[:5], CSV, "gzip is cut off"),
     ("plain.csv.gz", GOOD, CSV, "not a sound gzip file .* name it without .gz"),
-    ("damaged.csv.gz", (lambda b: b[:30] + bytes([b[30] ^ 255]) + b[31:])(gzip.compress(bytes(range(256)) * 50)), CSV, "gzip"),
+    ("damaged.csv.gz", (lambda b: b[:30] + bytes([b[30] ^ 255]) + b[31:])(gzip.compress(bytes(range(256)) * 50, mtime=0)), CSV, "gzip"),
     ("semicolons.csv", b"id;ts;item\n1;2;3\n", CSV, r"looks separated by a semicolon \(';'\), not by ','; set the source's `delimiter`"),
     ("tabs.csv", b"id\tts\n1\t2\n", CSV, "looks separated by a tab"),
     ("bars.csv", b"id|ts\n1|2\n", CSV, "looks separated by a bar"),
@@ -67,9 +67,9 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, name: str, conten
 
 @pytest.mark.parametrize(("name", "content", "layout", "columns"), [
     ("good.csv", GOOD, CSV, ("id", "ts")),
-    ("good.csv.gz", gzip.compress(GOOD), CSV, ("id", "ts")),
-    ("gzip-without-the-name.csv", gzip.compress(GOOD), CSV, ("id", "ts")),
-    ("two-members.csv.gz", gzip.compress(b"id,ts\n") + gzip.compress(b"1,2\n"), CSV, ("id", "ts")),
+    ("good.csv.gz", gzip.compress(GOOD, mtime=0), CSV, ("id", "ts")),
+    ("gzip-without-the-name.csv", gzip.compress(GOOD, mtime=0), CSV, ("id", "ts")),
+    ("two-members.csv.gz", gzip.compress(b"id,ts\n", mtime=0) + gzip.compress(b"1,2\n", mtime=0), CSV, ("id", "ts")),
     ("marked.csv", b"\xef\xbb\xbf" + GOOD, CSV, ("id", "ts")),
     ("marked-sig.csv", b"\xef\xbb\xbf" + GOOD, Layout("csv", encoding="utf-8-sig"), ("id", "ts")),
     ("windows.csv", "größe;ts\r\n1;2\r\n".encode("cp1252"), Layout("csv", ";", "cp1252"), ("größe", "ts")),
