@@ -66,7 +66,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, shop_in: Callable[..., Setti
             patch.delenv(name, raising=False)
         settings = shop_in(tmp_path_factory.mktemp("forecasts"), forecast=RULES)
         # verification starts a process that imports MLflow anew; tests/registry has it
-        patch.setattr("nightmarket.registry.client.Registry.verify", lambda self, version, **_: self.tag(
+        patch.setattr("nightmarket.registry.client.Registry.verify", lambda self, version, *_: self.tag(
             version, "verification", json.dumps({"passed": True, "detail": "", "seconds": 0.0})))
         for n in (0, 1):
             publish_series(settings, n)
