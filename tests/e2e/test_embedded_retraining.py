@@ -71,7 +71,7 @@ def test_going_back_from_the_form(embedded_night: Embedded, night: date) -> None
     from mlflow.tracking import MlflowClient
 
     settings = embedded_night.settings
-    client, ledger = MlflowClient(embedded_night.mlflow), Ledger(settings.places.mlflow / "ledger.db")
+    client, ledger = MlflowClient(settings.mlflow_uri), Ledger(settings.places.mlflow / "ledger.db")
     champion = ledger.current("recommender", "champion")
     assert champion is not None
     first = client.get_model_version("recommender", champion)
