@@ -13,9 +13,10 @@ from sklearn.metrics import average_precision_score
 from nightmarket.screen import anomaly, calibration, decisions, learners, reasons
 from nightmarket.screen.calibration import expected_calibration_error
 from nightmarket.screen.decisions import Costs
+from nightmarket.screen.features import Recipe
 from nightmarket.screen.forest import fit_forest
 from nightmarket.screen.screening import Options, screen
-from nightmarket.screen.table import Asked
+from nightmarket.screen.table import Asked, Rows
 
 CUT = pd.Timestamp("2026-02-25")
 NOW = int(np.datetime64("2026-06-01", "us").astype(np.int64))
@@ -158,6 +159,51 @@ def test_strangeness_lies_in_the_suspicious_tail_only() -> None:
     assert fitted.columns.tolist() == [0]
     score = fitted.alone(np.array([[0.001, 1], [1, 1], [20, 1], [500, 1], [np.nan, 1]], np.float32))
     assert score[3] > score[2] > score[1] and score[0] < score[2] and score[4] < score[2]
+
+
+def test_rows_at_an_entitys_own_pace_are_not_strange() -> None:
+    names = ["till.rows.1d", "till.rows.ever", "till.days_known", "till.different.card"]
+    rng = np.random.default_rng(3)
+    pace, known = rng.uniform(0.2, 5, 4000), rng.uniform(30, 200, 4000)
+    today = rng.poisson(pace) + 1.0
+    X = np.column_stack([today, today + np.round(pace * known), known, np.round(pace * known / 2) + 1]).astype(np.float32)
+    fitted = anomaly.fit(names, X, np.arange(4000), 1)
+    assert [names[f] for f in fitted.columns] == ["till.rows.1d", "till.different.card"], "rows ever grow by themselves"
+    # by hand: 4 rows where 1 is usual (7 in the 7 days before) lie sqrt(2 (4 ln 4 - 3)) deviations out; 40 rows a day of a busy till none
+    asked = np.array([[4, 11, 8, 3], [40, 4040, 101, 300], [40, 40, 0.1, 1], [1, 1, 0.1, 40]], np.float32)
+    rows, different = (anomaly._beyond_pace(asked, f, fitted.paces[k], fitted.spans[k]) for k, f in enumerate(fitted.columns))
+    assert rows == pytest.approx([np.sqrt(2 * (4 * np.log(4) - 3)), 0, np.sqrt(2 * (40 * np.log(40) - 39)), 0], rel=1e-5)
+    assert different == pytest.approx([3 / (8 / 7), 300 / (101 / 7), 1, 40], rel=1e-5)
+    score = fitted.alone(asked)
+    assert score[2] > score[0] > score[1] and score[3] > score[1], "a burst and a shared new one, not the busy till"
+
+
+def test_a_large_number_is_strange_beside_its_entitys_habit() -> None:
+    rng = np.random.default_rng(4)
+    usual = rng.uniform(5, 100, 5000)
+    amount = usual * rng.uniform(0.5, 1.5, 5000)
+    names = ["amount", "card.ratio.usual.amount"]
+    X = np.column_stack([amount, amount / usual]).astype(np.float32)
+    fitted = anomaly.fit(names, X, np.arange(5000), 1)
+    assert fitted.owns[0].tolist() == [1] and (fitted.owns[1] == -1).all()
+    score = fitted.alone(np.array([[140, 1.0], [20, 4.0], [140, 4.0], [140, np.nan]], np.float32))
+    assert score[2] > score[1] > score[0] and score[3] > score[0]
+
+
+def test_company_counts_where_strange_rows_follow_strange_rows() -> None:
+    """Strange rows come in runs of a card; every till has some."""
+    n = 4000
+    rng = np.random.default_rng(5)
+    times = np.arange(n, dtype=np.int64) * 3_600_000_000
+    card, till = rng.integers(0, 400, n), rng.integers(0, 4, n)
+    alone = np.where((card < 8) & (rng.random(n) < 0.7), 9.0, 1.0)
+    rows = Rows.bare(times, {"card": card, "till": till}, np.full(n, np.nan), times)
+    recipe = Recipe(("card", "till"), (), (), {}, {}, (), (), True, int(times[-1]) + 1, 30 * 86_400_000_000, False)
+    ties = anomaly.ties_of(rows, recipe, alone, np.arange(n))
+    assert ties[1] > 2 and ties[2:].max() < 0.3, "a card that was ever strange; no till"
+    score = anomaly.in_company(rows, recipe, np.where(np.arange(n) == n - 1, 5.0, alone), ties)
+    assert (score >= alone - 1e-9).all() and score[alone < 2][:-1].max() < 2.5, "company makes nothing ordinary strange"
+    assert (anomaly.in_company(rows, recipe, alone, np.zeros(4)) == alone).all()
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [
