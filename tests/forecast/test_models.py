@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nightmarket.forecast import boosted, combining, forecaster, intermittent, regression, seasonal, smoothing
+from nightmarket.forecast import (
+    boosted,
+    combining,
+    forecaster,
+    intermittent,
+    intervals,
+    regression,
+    seasonal,
+    smoothing,
+)
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import decompose, diagnose
 from nightmarket.forecast.series import Freq, Panel
@@ -224,6 +233,26 @@ def test_features_see_nothing_at_or_after_the_origin() -> None:
     two = boosted.rows(panel_of(other), other, shut, origins, hints, steps)
     assert np.array_equal(one.x, two.x, equal_nan=True) and np.array_equal(one.level, two.level)
     assert one.x.shape == (2 * 3 * 7, len(one.names))
+
+
+@pytest.mark.parametrize(("series", "apart", "horizon"), [(16, 2, 4), (12, 8, 28)])
+def test_intervals_of_few_series_cover_on_average(series: int, apart: int, horizon: int) -> None:
+    """Backtests that share days, as those of short histories do; the next horizon is of the same noise."""
+    rng = np.random.default_rng(11)
+    origins = np.arange(8) * apart
+    inside = {80: 0.0, 95: 0.0}
+    runs = 40
+    for _ in range(runs):
+        noise = rng.normal(0, rng.uniform(0.5, 2.0, (series, 1)), (series, origins[-1] + 2 * horizon))
+        windows = np.stack([noise[:, o : o + horizon] for o in [*origins, origins[-1] + horizon]])
+        actual = windows.copy()
+        actual[-1] = np.nan
+        nothing = np.zeros(windows.shape)
+        test = forecaster.Backtest(np.r_[origins, origins[-1] + horizon], ("zero",), nothing[None], actual, nothing.astype(bool),
+                                   np.ones(series), np.ones(series))
+        for level, (low, high) in intervals.conformal(test, nothing, (80, 95), np.zeros(series, bool)).items():
+            inside[level] += ((windows[-1] >= low) & (windows[-1] <= high)).mean() / runs
+    assert inside[80] == pytest.approx(0.80, abs=0.03) and inside[95] == pytest.approx(0.95, abs=0.02)
 
 
 @pytest.mark.tensorflow

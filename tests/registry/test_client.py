@@ -209,6 +209,11 @@ def test_a_registry_that_is_down_is_a_fault_in_bounded_time(settings: Settings) 
     assert time.monotonic() - started < 20
 
 
+def test_where_the_ledger_is_empty_nobody_answers_and_mlflow_is_not_asked(settings: Settings) -> None:
+    registry = Registry(replace(settings, mlflow_uri=f"http://127.0.0.1:{_free_port()}"))
+    assert registry.opponent("r1") is None and registry.for_night(NIGHT) is None
+
+
 def test_a_database_that_is_none(settings: Settings) -> None:
     settings.places.mlflow.mkdir(parents=True)
     (settings.places.mlflow / "mlflow.db").write_bytes(b"no database at all, whatever its name says" * 50)

@@ -152,6 +152,8 @@ class Registry:
         """Whom the candidate with this recipe is compared with: the champion, or, where the gate has decided about it before,
         the champion of then. So judging a night again compares the same two, also after its model was promoted. `anew` asks for
         the champion of now all the same, unless that is the candidate itself."""
+        if not self.ledger.history(self.model):
+            return None  # nobody was ever a challenger: MLflow, which takes seconds to import, has nothing to add
         self.sync()
         version, champion = self.find(candidate), self.ledger.current(self.model, "champion")
         decided = self.ledger.decision(self.model, version) if version is not None else None
@@ -163,8 +165,11 @@ class Registry:
         """Who answers for a night: the last champion that learnt from data of that night or before and was not gone back from
         since; a model of the future would leak it into a backfill. Where none was, the night's model if the gate would have let it serve then, when
         nothing did."""
+        moves = self.ledger.history(self.model)
+        if not moves:
+            return None
         self.sync()
-        past = [m for m in self.ledger.history(self.model) if m.run_date is not None and m.run_date <= run_date.isoformat()]
+        past = [m for m in moves if m.run_date is not None and m.run_date <= run_date.isoformat()]
         out = self.ledger.gone_back_from(self.model)
         champions = [m.to_version for m in past if m.alias == "champion" and m.to_version is not None and m.to_version not in out]
         if champions:
