@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
 from nightmarket.recommend.catalogue import Catalogue
+from nightmarket.recommend.earlier import Earlier
 from nightmarket.recommend.histories import DAY, PURCHASE, VIEW, Histories
 from nightmarket.recommend.lists import names, propose, values_of
 from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
@@ -199,6 +202,19 @@ def test_rules_of_an_order_by_hand() -> None:
     fading = np.array([[0.64, 0.8, 1], [0.8, 0, 1]])
     np.testing.assert_allclose(sp.csr_matrix(scores["rules"]).toarray(), fading @ expected, rtol=1e-5)
     np.testing.assert_allclose(sp.csr_matrix(scores["also_newest"]).toarray(), fading @ made.also.toarray(), rtol=1e-5)
+    np.testing.assert_allclose(sp.csr_matrix(scores["rules_newest"]).toarray(), np.array([[0.36, 0.6, 1], [0.6, 0, 1]]) @ expected, rtol=1e-5)
+
+
+def test_the_autoencoder_that_is_chosen_is_not_made_again() -> None:
+    """Forty shoppers of two kinds had half of their kind's items and want the rest."""
+    rng = np.random.default_rng(8)
+    had = [(u, 6 * (u % 2) + int(i), PURCHASE, 20.0 + n) for u in range(40) for n, i in enumerate(rng.permutation(6)[:3])]
+    later = [(u, 6 * (u % 2) + i, PURCHASE, 5.0) for u in range(40) for i in range(6)]
+    past = histories(had, 40, 12)
+    chosen = Earlier(pairs(past), signals(past), histories(later, 40, 12), 0).suited(repeats=False, tried=((3.0, 0.2),)).signals
+    assert (chosen.options.ridge, chosen.options.attributes) == (3.0, 0.2) and "linear" in vars(chosen)
+    again = replace(signals(past), options=chosen.options)
+    assert chosen.linear is not None and again.linear is not None and (again.linear != chosen.linear).nnz == 0
 
 
 def test_an_order_of_nothing_has_no_rules(busy: Histories) -> None:

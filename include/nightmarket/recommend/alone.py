@@ -156,11 +156,14 @@ def learn(question: Question, put: Setting, asked: Budget, repeats: bool, work: 
     asked = replace(asked, options=replace(asked.options, ordered=not put.clock))
     cuts = cut_times(put, asked.moments)
     made: dict[str, list[Lists]] = {segment: [] for segment in needed}
-    if cuts and REGULAR in needed:
-        asked = replace(asked, options=_earlier(question, put, cuts[0], 0, asked).suited(repeats))
+    newest = _earlier(question, put, cuts[0], 0, asked) if cuts else None
+    if newest is not None and REGULAR in needed:
+        newest = newest.suited(repeats)
+        asked = replace(asked, options=newest.signals.options)
     for number, cut in enumerate(cuts):
         with logs.stage(_LOG, "lists", moment=number + 1, of=len(cuts)) as said:
-            earlier = _earlier(question, put, cut, number, asked)
+            # what was tried at the newest moment is counted already
+            earlier, newest = newest or _earlier(question, put, cut, number, asked), None
             for segment in needed:
                 part = earlier.lists(segment, max(asked.lists // len(cuts), 1), asked.candidates, repeats)
                 if part is not None:

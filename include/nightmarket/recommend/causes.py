@@ -15,7 +15,8 @@ from nightmarket.recommend.signals import Signals
 
 _VERB = {PURCHASE: "bought", CART: "put in the cart", VIEW: "looked at"}
 _LINKED = {"together": "goes with", "newest": "goes with", "also": "goes with", "walk": "goes with", "linear": "goes with", "latent": "goes with",
-           "follows": "often comes after", "rules": "often comes after", "linear_newest": "goes with", "also_newest": "goes with"}
+           "follows": "often comes after", "rules": "often comes after", "rules_newest": "often comes after", "linear_newest": "goes with",
+           "also_newest": "goes with"}
 _UNNAMED = ("own", "popular", "rising")
 """Signals that no item of the shopper's stands behind."""
 
@@ -89,11 +90,11 @@ class Causes:
 
 
 _LINKS = {"follows": "follows", "also": "also", "walk": "walk", "content": "similar", "linear": "linear", "rules": "rules",
-          "linear_newest": "linear", "also_newest": "also"}
+          "rules_newest": "rules", "linear_newest": "linear", "also_newest": "also"}
 """Pairs of items that a signal's scores rest on; together where it is not said."""
 
 
-_PROFILES = {"newest": "recent", "follows": "recent", "rules": "fading", "linear_newest": "fading", "also_newest": "fading"}
+_PROFILES = {"newest": "recent", "follows": "recent", "rules": "fading", "rules_newest": "recent", "linear_newest": "fading", "also_newest": "fading"}
 """Which of a shopper's weights a signal reads; the lasting ones where it is not said."""
 
 

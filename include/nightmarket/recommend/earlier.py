@@ -13,7 +13,7 @@ from nightmarket.recommend import second
 from nightmarket.recommend.histories import DAY, Histories
 from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
 from nightmarket.recommend.second import Lists
-from nightmarket.recommend.signals import Options, Signals
+from nightmarket.recommend.signals import Signals
 
 _LOG = logs.logger("recommend")
 _AUTOENCODERS = ((30.0, 1.0), (3.0, 0.2), (100.0, 2.0))
@@ -94,22 +94,23 @@ class Earlier:
         users, right = np.unique(code // items, return_counts=True)
         return Wanted(users, right, code, allowed, shown)
 
-    def suited(self, repeats: bool, tried: Sequence[tuple[float, float]] = _AUTOENCODERS) -> Options:
-        """The (ridge, attributes) of the closed-form autoencoder that orders best what was then wanted."""
+    def suited(self, repeats: bool, tried: Sequence[tuple[float, float]] = _AUTOENCODERS) -> Earlier:
+        """The same, its signals with the (ridge, attributes) of the closed-form autoencoder that order best what was then wanted."""
         options, asked = self.signals.options, self.wanted(REGULAR, repeats)
         users = asked.users[np.sort(np.random.default_rng([options.seed, len(asked.users)]).permutation(len(asked.users))[:_TRIED_ON])]
         if options.dense_items < self.signals.items or len(users) < second.FEW:
-            return options
-        reached = []
+            return self
+        best, reached = self.signals, -1.0
         for ridge, attributes in tried:
             signals = replace(self.signals, options=replace(options, ridge=ridge, attributes=attributes))
             items, places, _ = listing.propose({"linear": signals.linear_scores(asked.shown, users)}, second.DEPTH, asked.allowed,
                                                None if repeats else asked.shown.known(users))
             hit = np.isin(users[:, None] * signals.items + np.maximum(items, 0), asked.code) & (items >= 0)
-            reached.append(float((hit * np.log2(1.0 + places["linear"])).sum()))
-        best = int(np.argmax(reached))
-        _LOG.info(logs.said("autoencoder", ridge=tried[best][0], attributes=tried[best][1], tried=len(tried)))
-        return replace(options, ridge=tried[best][0], attributes=tried[best][1])
+            value = float((hit * np.log2(1.0 + places["linear"])).sum())
+            if value > reached:
+                best, reached = signals, value
+        _LOG.info(logs.said("autoencoder", ridge=best.options.ridge, attributes=best.options.attributes, tried=len(tried)))
+        return replace(self, signals=best)
 
     def lists(self, segment: str, how_many: int, limit: int, repeats: bool) -> Lists | None:
         """At most about `how_many` lists of `limit` candidates, of one segment's shoppers who wanted something; None where there are none."""

@@ -115,16 +115,9 @@ def values_of(block: Scores, items: np.ndarray) -> np.ndarray:
     listed = items >= 0
     safe = np.where(listed, items, 0)
     index = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
-    if isinstance(block, np.ndarray):
-        return np.where(listed, block[index, safe], 0.0).astype(np.float32)
-    block.sort_indices()
-    width = np.int64(block.shape[1])
-    keys = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)) * width + block.indices
-    asked = index * width + safe
-    place = np.minimum(np.searchsorted(keys, asked), max(len(keys) - 1, 0))
-    if not len(keys):
-        return np.zeros(items.shape, np.float32)
-    return np.where(listed & (keys[place] == asked), block.data[place], 0.0).astype(np.float32)
+    # a block of shoppers is small (_CELLS): filling a table costs less than sorting what a product leaves unsorted
+    table = block if isinstance(block, np.ndarray) else block.toarray()
+    return np.where(listed, table[index, safe], 0.0).astype(np.float32)
 
 
 def assemble(

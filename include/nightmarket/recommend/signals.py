@@ -23,7 +23,7 @@ from nightmarket.recommend.pairs import Pairs
 
 SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular", "rising")
 """Names, in the order of the features that they become."""
-ORDERED = ("rules", "linear_newest", "also_newest")
+ORDERED = ("rules", "rules_newest", "linear_newest", "also_newest")
 """Further signals where only an order is known: what comes next then depends on what came last more than on taste."""
 POPULARITY_RHYTHMS = (0.125, 0.25, 0.5, 1.5)
 _PRIOR = 20.0
@@ -356,7 +356,7 @@ class Signals:
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
         if self.options.ordered:
             fading = asked.fading[users]
-            made |= {"rules": fading @ self.rules, "also_newest": fading @ self.also,
+            made |= {"rules": fading @ self.rules, "rules_newest": recent @ self.rules, "also_newest": fading @ self.also,
                      "linear_newest": made["linear"] if self.linear is None else fading @ self.linear}
         made |= {name: score(asked, users) for name, score in self.further.items()}
         return {name: _single(made[name]) for name in self.names}

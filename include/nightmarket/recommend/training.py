@@ -188,7 +188,7 @@ def train(past: Histories, catalogue: Catalogue, cut: float, settings: Settings,
     everything = Signals(pairs_at(past, cut, PURCHASE), catalogue, groups, options)
     priced = catalogue.with_prices(np.exp(everything.log_price).astype(np.float32))
     newest = pairs_at(past, cuts[-1], PURCHASE)
-    options = Earlier(newest, Signals(newest, priced, groups, options), bought.between(cuts[-1], cut), 0).suited(repeats=True)
+    options = Earlier(newest, Signals(newest, priced, groups, options), bought.between(cuts[-1], cut), 0).suited(repeats=True).signals.options
 
     names = tuple(sorted({c for c in past.countries if c}))
     shape = towers.TowerShape(items=past.items, countries=len(names), dim=settings.embedding_dim, history=settings.max_history)
