@@ -176,6 +176,12 @@ def test_rows_at_an_entitys_own_pace_are_not_strange() -> None:
     assert different == pytest.approx([3 / (8 / 7), 300 / (101 / 7), 1, 40], rel=1e-5)
     score = fitted.alone(asked)
     assert score[2] > score[0] > score[1] and score[3] > score[1], "a burst and a shared new one, not the busy till"
+    # the forest is asked about what it learnt from: the same figures beyond an entity's pace
+    assert fitted.forest is not None
+    learnt = fit_forest(np.column_stack([anomaly._beyond_pace(X, f, fitted.paces[k], fitted.spans[k]) for k, f in enumerate(fitted.columns)]).astype(np.float32), 1)
+    without = replace(fitted, forest=None).alone(asked)
+    deep = learnt.score(np.column_stack([rows, different]).astype(np.float32))
+    assert score - without == pytest.approx(0.1 * -np.log(learnt.share(deep)) + 0.1 * deep, rel=1e-5)
 
 
 def test_a_large_number_is_strange_beside_its_entitys_habit() -> None:

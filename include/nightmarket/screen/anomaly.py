@@ -91,7 +91,8 @@ class Strangeness:
         strongest.sort(axis=1)
         total = strongest[:, -1] + 0.25 * np.maximum(strongest[:, :-1] - 4, 0).sum(1)
         if self.forest is not None:
-            forest = self.forest.score(X[:, self.columns])
+            seen = [_beyond_pace(X, f, self.paces[k], self.spans[k]).astype(np.float32) for k, f in enumerate(self.columns)]
+            forest = self.forest.score(np.column_stack(seen))
             total = total + 0.1 * -np.log(self.forest.share(forest)) + 0.1 * forest
         return np.asarray(total, np.float64)
 
