@@ -15,6 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -114,8 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Alertmanager repeats what is not answered with 2xx, and gives up on 4xx."""
         length = self.headers.get("Content-Length", "")
         if urlsplit(self.path).path != "/alerts" or not length.isdigit() or int(length) > _MOST_BYTES:
-            self.close_connection = True  # what was posted is not read
+            self.close_connection = True
             self._json(404 if urlsplit(self.path).path != "/alerts" else 413, {"error": f"post Alertmanager's alerts to /alerts, at most {_MOST_BYTES} bytes"})
+            self._forget(int(length) if length.isdigit() else 0)
             return
         try:
             names = receive(self.server.settings, self.rfile.read(int(length)))
@@ -126,6 +128,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200, {"firing": names})
         if names and self.server.respond is not None:
             threading.Thread(target=self.server.respond, daemon=True).start()
+
+    def _forget(self, posted: int) -> None:
+        """Reads what a refused client still sends, within limits: were it closed at once, the client would see a reset in place of
+        its answer (RFC 9112, section 9.6)."""
+        left = min(posted, 16 * _MOST_BYTES)
+        self.connection.settimeout(2.0)
+        with suppress(OSError):  # it went away, or sends no more
+            while left > 0 and (read := self.rfile.read(min(left, 65_536))):
+                left -= len(read)
 
     def _recommend(self, asked: dict[str, str]) -> dict[str, Any]:
         if unknown := set(asked) - {"user", "country", "k", "show"}:
