@@ -63,11 +63,11 @@ class Strangeness:
     ties: np.ndarray
     """(2 entities,) by how much more often strange rows follow an entity's strange rows, as a logarithm: of the last days, and ever."""
 
-    def tails(self, X: np.ndarray) -> np.ndarray:
-        """(n, f) weighted surprise of each feature."""
-        found = np.zeros((len(X), len(self.columns)), np.float32)
-        for k, f in enumerate(self.columns):
-            values = _beyond_pace(X, f, self.paces[k], self.spans[k])
+    def tails(self, seen: np.ndarray) -> np.ndarray:
+        """(n, f) weighted surprise of each feature, of what `_seen` gives."""
+        found = np.zeros(seen.shape, np.float32)
+        for k in range(len(self.columns)):
+            values = seen[:, k].astype(np.float64)
             plain = _shape(values, bool(self.logs[k]))
             middle, above, below = self.scales[k]
             upper = _surprise(values, self.ladder[:, k], self.levels, (plain - middle) / above) if self.sides[k] >= 0 else 0.0
@@ -76,7 +76,7 @@ class Strangeness:
         for k, places in enumerate(self.owns):
             mine = places[places >= 0]
             if len(mine):
-                usual = np.isfinite(X[:, self.columns[mine]]).any(1)
+                usual = np.isfinite(seen[:, mine]).any(1)
                 own = found[:, mine].max(1)
                 # strange for its entity and large for all; what is large and ordinary for its entity is not strange
                 found[:, k] = np.where(usual, own + _PLAIN * found[:, k] * np.minimum(own / _DOUBT, 1), found[:, k])
@@ -84,22 +84,22 @@ class Strangeness:
 
     def alone(self, X: np.ndarray) -> np.ndarray:
         """(n,) surprise of each row by itself."""
-        surprise = self.tails(X)
+        seen = _seen(X, self.columns, self.paces, self.spans)
+        surprise = self.tails(seen)
         strongest = np.zeros((len(X), int(self.groups.max(initial=-1)) + 2), np.float32)
         for k, group in enumerate(self.groups):
             np.maximum(strongest[:, group], surprise[:, k], out=strongest[:, group])
         strongest.sort(axis=1)
         total = strongest[:, -1] + 0.25 * np.maximum(strongest[:, :-1] - 4, 0).sum(1)
         if self.forest is not None:
-            seen = [_beyond_pace(X, f, self.paces[k], self.spans[k]).astype(np.float32) for k, f in enumerate(self.columns)]
-            forest = self.forest.score(np.column_stack(seen))
+            forest = self.forest.score(seen)
             total = total + 0.1 * -np.log(self.forest.share(forest)) + 0.1 * forest
         return np.asarray(total, np.float64)
 
     def push(self, X: np.ndarray) -> np.ndarray:
         """(n, all features) surprise, 0 for features that are not looked at."""
         found = np.zeros((len(X), X.shape[1]), np.float32)
-        found[:, self.columns] = self.tails(X)
+        found[:, self.columns] = self.tails(_seen(X, self.columns, self.paces, self.spans))
         return found
 
 
@@ -118,6 +118,14 @@ def _surprise(values: np.ndarray, ladder: np.ndarray, levels: np.ndarray, far: n
         # where tails are shorter than a normal distribution's, as of small counts, their end is no surprise beyond what that distribution has there
         shared = -np.log(np.maximum(share, ndtr(-far)))
         return np.asarray(shared * (_PLAIN + np.log(np.maximum(far / expected, 1.0))))
+
+
+def _seen(X: np.ndarray, columns: np.ndarray, paces: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """(n, f) float32: the features that are looked at, beyond their entity's pace."""
+    found = np.zeros((len(X), len(columns)), np.float32)
+    for k, f in enumerate(columns):
+        found[:, k] = _beyond_pace(X, f, paces[k], spans[k])
+    return found
 
 
 def _beyond_pace(X: np.ndarray, f: int, pace: np.ndarray, span: float) -> np.ndarray:
@@ -176,7 +184,7 @@ def fit(names: Sequence[str], X: np.ndarray, past: np.ndarray, seed: int) -> Str
     chosen = np.flatnonzero([side(n) is not None for n in names]).astype(int)
     take = past if len(past) <= _SAMPLE else np.sort(np.random.default_rng(seed).choice(past, _SAMPLE, replace=False))
     paces, spans = _paces(names, chosen)
-    A = np.column_stack([_beyond_pace(X[take], f, paces[k], spans[k]) for k, f in enumerate(chosen)]) if len(chosen) else np.zeros((len(take), 0))
+    A = _seen(X[take], chosen, paces, spans).astype(np.float64)
     step = 1 / max(len(take), 20)
     fine = np.geomspace(step, 0.09, 40)
     levels = np.unique(np.concatenate([[0.0], fine, np.linspace(0.1, 0.9, 9), 1 - fine, [1.0]]))
