@@ -20,7 +20,7 @@ from nightmarket.embedded import services, summary
 from nightmarket.embedded.airflow import USER, Client, password, state
 from nightmarket.embedded.night import INGESTION, TRAINING
 from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
-from tests.e2e.chain import small_shop
+from tests.e2e.chain import Chain, small_shop
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,16 @@ def embedded_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
     """A small demo shop under a running Airflow, whose first load is late by its own rules."""
     with up(small_shop(tmp_path_factory.mktemp("embedded"), schedule={"deadline_minutes": 1})) as embedded:
         yield embedded
+
+
+@pytest.fixture(scope="session")
+def first_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """The small shop from a terminal, its first night done: all its history, then a model, promoted and published. Its steps share
+    a Spark server; its mail server is a port where nobody listens yet."""
+    shop = small_shop(tmp_path_factory.mktemp("chain"), mail={"port": services.free_port(20_000)})
+    with Chain(shop).served() as served:
+        served.night(served.last_day, served.first_day)
+        yield served
 
 
 @pytest.fixture(scope="session")

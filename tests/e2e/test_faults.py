@@ -8,7 +8,6 @@ import resource
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 import pytest
 
 from nightmarket.contracts import BRONZE, DAILY_SALES, EVALUATION, FEATURES, QUALITY, RECOMMENDATIONS, SILVER
-from nightmarket.embedded import mailbox, services
+from nightmarket.embedded import mailbox
 from nightmarket.quality.outbox import Outbox
 from nightmarket.recommend.lookup import Lookup
 from nightmarket.registry.ledger import Ledger
-from tests.e2e.chain import Chain, small_shop
+from tests.e2e.chain import Chain
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(3000)]
 STEPS = ("deliver", "ingest", "clean", "gate", "aggregate", "train", "evaluate", "register", "bless", "publish")
@@ -30,9 +29,8 @@ STEPS = ("deliver", "ingest", "clean", "gate", "aggregate", "train", "evaluate",
 class Drill:
     """A shop whose first night is done; each fault is put into the night after it."""
 
-    def __init__(self, chain: Chain, port: int):
-        self.chain, self.port = chain, port
-        self.chain.night(self.chain.last_day, self.chain.first_day)
+    def __init__(self, chain: Chain):
+        self.chain, self.port = chain, chain.settings.shop.mail.port
         self.night = self.chain.last_day + timedelta(days=1)
         self.span = ("--run-date", str(self.night))
 
@@ -61,10 +59,8 @@ class Drill:
 
 
 @pytest.fixture(scope="module")
-def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
-    port = services.free_port(20_000)
-    with Chain(small_shop(tmp_path_factory.mktemp("drill"), mail={"port": port})).served() as chain:
-        yield Drill(chain, port)
+def drill(first_night: Chain) -> Drill:
+    return Drill(first_night)
 
 
 def test_a_killed_step(drill: Drill) -> None:
