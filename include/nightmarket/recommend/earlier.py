@@ -98,7 +98,7 @@ class Earlier:
         """The same, its signals with the (ridge, attributes) of the closed-form autoencoder that order best what was then wanted."""
         options, asked = self.signals.options, self.wanted(REGULAR, repeats)
         users = asked.users[np.sort(np.random.default_rng([options.seed, len(asked.users)]).permutation(len(asked.users))[:_TRIED_ON])]
-        if options.dense_items < self.signals.items or len(users) < second.FEW:
+        if len(users) < second.FEW:
             return self
         best, reached = self.signals, -1.0
         for ridge, attributes in tried:

@@ -3,7 +3,7 @@
 What is learnt of items and pairs of items (from the events before one moment) is apart from the shoppers it is asked for, so that a
 shopper known by one basket, or by none, is answered by the same counts. A signal's score is >= 0; 0 says nothing of the item.
 Pairs of items are kept sparse, the strongest neighbours of each item only: memory grows with the catalogue, not with its square.
-The closed-form autoencoder is the exception; it is left out of catalogues larger than `Options.dense_items`.
+The closed-form autoencoder is the exception; it knows the most frequent items only of catalogues larger than `Options.dense_items`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Options:
     """Most recently active shoppers among whom those are sought."""
     factors: int = 96
     dense_items: int = 6_000
-    """Larger catalogues go without the closed-form autoencoder."""
+    """Of a larger catalogue the closed-form autoencoder knows the most frequent half of so many: its cost is their third power."""
     ridge: float = 30.0
     """Of the closed-form autoencoder, in mean item frequencies."""
     attributes: float = 1.0
@@ -239,14 +239,13 @@ class Signals:
         return product(sp.csr_matrix(by_item, dtype=np.float32), damped, self.options.neighbours)
 
     @cached_property
-    def linear(self) -> sp.csr_matrix | None:
-        """(items, items) strongest weights of EASE (Steck 2019), attributes as further rows; None for a large catalogue."""
-        if self.items > self.options.dense_items:
-            return None
-        rows = self._even
+    def linear(self) -> sp.csr_matrix:
+        """(items, items) strongest weights of EASE (Steck 2019), attributes as further rows; of a large catalogue between its most
+        frequent items only."""
+        known = self._in_linear
+        rows, words = self._even[:, known], self.words[known]
         square = np.asarray((rows.T @ rows).todense(), dtype=np.float32)
         level = max(float(np.diag(square).mean()), 1e-9)
-        words = self.words
         if words.nnz:
             # attributes count as some further shoppers who had all items of one word
             square += np.float32(self.options.attributes * level) * (words @ words.T).toarray()
@@ -256,8 +255,8 @@ class Signals:
         inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
         diagonal = np.diag(inverse).copy()
         parts = []
-        step = max(1, 20_000_000 // max(self.items, 1))
-        for start in range(0, self.items, step):  # LAPACK leaves the other triangle as it was
+        step = max(1, 20_000_000 // max(len(known), 1))
+        for start in range(0, len(known), step):  # LAPACK leaves the other triangle as it was
             block = np.concatenate([inverse[start : start + step, :start], inverse[start:, start : start + step].T], axis=1)
             inside = block[:, start : start + len(block)]
             inside[:] = np.tril(inverse[start : start + len(block), start : start + len(block)])
@@ -265,7 +264,17 @@ class Signals:
             weights = np.maximum(block / -diagonal[None, :], 0.0)
             weights[np.arange(len(block)), start + np.arange(len(block))] = 0.0
             parts.append(strongest(weights, 2 * self.options.neighbours))
-        return sp.csr_matrix(sp.vstack(parts, format="csr"), dtype=np.float32)
+        made = sp.csr_matrix(sp.vstack(parts, format="csr"), dtype=np.float32)
+        counts = np.zeros(self.items, np.int64)
+        counts[known] = np.diff(made.indptr)
+        return sp.csr_matrix((made.data, known[made.indices], np.concatenate([[0], np.cumsum(counts)])), shape=(self.items, self.items))
+
+    @cached_property
+    def _in_linear(self) -> np.ndarray:
+        """Items of the closed-form autoencoder, ascending."""
+        if self.items <= self.options.dense_items:
+            return np.arange(self.items)
+        return np.sort(np.argsort(-self._even.getnnz(axis=0), kind="stable")[: self.options.dense_items // 2])
 
     @cached_property
     def similar(self) -> sp.csr_matrix:
@@ -357,15 +366,12 @@ class Signals:
         if self.options.ordered:
             fading = asked.fading[users]
             made |= {"rules": fading @ self.rules, "rules_newest": recent @ self.rules, "also_newest": fading @ self.also,
-                     "linear_newest": made["linear"] if self.linear is None else fading @ self.linear}
+                     "linear_newest": fading @ self.linear}
         made |= {name: score(asked, users) for name, score in self.further.items()}
         return {name: _single(made[name]) for name in self.names}
 
     def linear_scores(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
-        linear = self.linear
-        if linear is None:
-            return sp.csr_matrix((len(users), self.items), dtype=np.float32)
-        return sp.csr_matrix((_binary(asked.lasting[users]) + 0.5 * _log(asked.taste[users])) @ linear)
+        return sp.csr_matrix((_binary(asked.lasting[users]) + 0.5 * _log(asked.taste[users])) @ self.linear)
 
     @cached_property
     def _pool_taste(self) -> sp.csr_matrix:
