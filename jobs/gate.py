@@ -6,12 +6,16 @@ expectation as gold.quality, and builds Data Docs. Exits 3 where a critical rule
 
   python -m jobs.gate --run-date 2026-02-01
   python -m jobs.gate --from-date 2026-01-05 --run-date 2026-02-01    a first load, judged as one batch
+
+A night that was judged with earlier ones is always judged with them again: its verdict is theirs too, and without one they would feed
+nothing downstream.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from datetime import date
 
 from nightmarket import command
 from nightmarket import log as logs
@@ -32,21 +36,24 @@ def run(night: Night) -> list[Manifest]:
 
     settings, lake = reviewed(night.settings, night.run_date), night.lake
     rules.check_severities(settings)
-    read = gate.inputs(lake, settings, night.from_date, night.run_date)
-    digest = settings.digest("gate", "datasets", "sources", "time_zone")
     made = lake.manifest(QUALITY, night.run_date)
-    if made is not None and made.notes["from_date"] == str(night.from_date) and night.is_current(QUALITY, night.run_date, read, digest):
+    first = night.from_date if made is None else min(night.from_date, date.fromisoformat(made.notes["from_date"]))
+    if first < night.from_date:
+        log.info(logs.said("judged with the nights it was judged with before", run_date=night.run_date, from_date=first))
+    read = gate.inputs(lake, settings, first, night.run_date)
+    digest = settings.digest("gate", "datasets", "sources", "time_zone")
+    if made is not None and made.notes["from_date"] == str(first) and night.is_current(QUALITY, night.run_date, read, digest):
         log.info(logs.said("current", run_date=night.run_date, verdict=made.notes["verdict"]))
         return _answer(made)
     if night.dry_run:
-        log.info(logs.said("would judge", run_date=night.run_date, from_date=night.from_date, datasets=list(settings.shop.datasets)))
+        log.info(logs.said("would judge", run_date=night.run_date, from_date=first, datasets=list(settings.shop.datasets)))
         return []
 
     started = time.monotonic()
     with docs.site(settings) as context:
         run_id = suites.run_identifier(settings, str(night.run_date), rules.night_end(settings, night.run_date))
         with logs.stage(log, "judged", run_date=night.run_date) as said:
-            judged = gate.judge(context, session(settings, "gate"), lake, settings, night.from_date, night.run_date, run_id)
+            judged = gate.judge(context, session(settings, "gate"), lake, settings, first, night.run_date, run_id)
             said |= {"verdict": judged.verdict, "rules": len(judged.findings), "failed": sum(not f.success for f in judged.findings)}
         with logs.stage(log, "data docs") as said:
             index = docs.build(context, settings, run_id)
@@ -63,7 +70,7 @@ def run(night: Night) -> list[Manifest]:
             night.run_date, inputs=read, settings=digest, code=code_version(), run_id=night.run_id,
             seconds=time.monotonic() - started,
             notes={
-                "verdict": judged.verdict, "from_date": str(night.from_date), "counts": judged.counts,
+                "verdict": judged.verdict, "from_date": str(first), "counts": judged.counts,
                 "failed": {s: [f.rule.key for f in judged.failed(s)] for s in ("critical", "warning", "info")},
                 "profiles": judged.profiles, "data_docs": str(index.relative_to(settings.places.root)),
             },

@@ -98,6 +98,11 @@ def test_a_first_load_is_one_verdict_for_all_its_nights(shop: Settings) -> None:
     assert run(shop, "--from-date", str(first)) == 0
     assert lake.dates(QUALITY) == [n.MONDAY]
     assert len(passed_nights(lake, n.MONDAY)) == 4
+    # its last night alone, once more, takes the verdict from none of them
+    made = lake.manifest(QUALITY, n.MONDAY)
+    assert run(shop) == 0 and lake.manifest(QUALITY, n.MONDAY) == made
+    assert run(shop, "--force") == 0
+    assert len(passed_nights(lake, n.MONDAY)) == 4
 
 
 def test_a_misspelt_severity_is_a_usage_error(make_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]) -> None:
