@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nightmarket.contracts import BRONZE, DAILY_SALES, EVALUATION, FEATURES, QUALITY, RECOMMENDATIONS, SILVER
+from nightmarket.contracts import BRONZE, DAILY_SALES, EVALUATION, EVENTS, FEATURES, QUALITY, RECOMMENDATIONS, SILVER
 from nightmarket.embedded import mailbox
 from nightmarket.quality.outbox import Outbox
 from nightmarket.recommend.lookup import Lookup
@@ -27,11 +27,11 @@ STEPS = ("deliver", "ingest", "clean", "gate", "aggregate", "train", "evaluate",
 
 
 class Drill:
-    """A shop whose first night is done; each fault is put into the night after it."""
+    """A shop whose first night is done; each fault is put into the next night that was not delivered yet."""
 
     def __init__(self, chain: Chain):
         self.chain, self.port = chain, chain.settings.shop.mail.port
-        self.night = self.chain.last_day + timedelta(days=1)
+        self.night = max(chain.lake.dates(EVENTS)) + timedelta(days=1)
         self.span = ("--run-date", str(self.night))
 
     @property
