@@ -17,7 +17,7 @@ from nightmarket.recommend.histories import DAY, PURCHASE, VIEW, Histories
 from nightmarket.recommend.lists import names, propose, values_of
 from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
 from nightmarket.recommend.pairs import names as pair_names
-from nightmarket.recommend.second import Lists, Plan, fit, ndcg, standard
+from nightmarket.recommend.second import LEARNERS, Lists, Plan, _blend, fit, ndcg, standard
 from nightmarket.recommend.signals import ORDERED, SIGNALS, Groups, Options, Signals, gram, product, strongest
 
 NOW = 100 * DAY
@@ -198,6 +198,21 @@ def test_where_nothing_can_be_learnt_the_best_signal_answers(tmp_path: object) -
     found = fit(few, Plan(network=False), tmp_path, "own")  # type: ignore[arg-type]
     assert found.account["chosen"] == "one signal" and found.weights["own"] == 1.0 and found.trees is None
     assert fit(None, Plan(), tmp_path, "popular").weights["popular"] > 0  # type: ignore[arg-type]
+
+
+def test_learners_that_are_as_good_count_alike_and_a_worse_one_does_not_count() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.zeros((400, 30), bool)
+    labels[np.arange(400)[:, None], rng.integers(0, 30, (400, 3))] = True
+    truth = labels.astype(float)
+    listed = np.ones_like(labels)
+    lists = Lists(np.zeros((400, 30, 1), np.float32), labels, listed, labels.sum(axis=1), np.zeros(400, int), {})
+    one, other, noise = (rng.normal(size=labels.shape) for _ in range(3))
+    told = {"trees": standard(truth + 0.6 * one, listed), "network": standard(truth + 0.65 * other, listed)}
+    weights, reached = _blend(told, lists, LEARNERS)
+    assert weights == {"trees": 1.0, "network": 1.0} and reached > ndcg(told["trees"], lists).mean() > ndcg(told["network"], lists).mean()
+    weights, reached = _blend(told | {"network": standard(noise, listed)}, lists, LEARNERS)
+    assert weights["trees"] == 1.0 and weights.get("network", 0.0) <= 0.15 and reached >= ndcg(told["trees"], lists).mean()
 
 
 def test_rules_of_an_order_by_hand() -> None:

@@ -26,6 +26,8 @@ FEW = 30
 """Lists below which no preference is drawn from them."""
 DEPTH = 10
 """Places that count when something is chosen."""
+LEARNERS = ("trees", "network")
+"""What the second stage learns, by name."""
 _FURTHER_EPOCHS = 3
 """Over all lists, after what was chosen on the newest of them."""
 
@@ -183,9 +185,9 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1,
     if network is not None:
         account |= network.learn(earlier, newest)
         told["network"] = standard(network.logits(held.features)[..., 0].astype(np.float64), held.listed)
-    weights, reached = _blend(told, held, start=(*(("trees", "network") if network is not None else ("trees",)), *(n for n in (best, "rising") if n in told)))
+    weights, reached = _blend(told, held, start=(*(n for n in LEARNERS if n in told), *(n for n in (best, "rising") if n in told)))
     account |= {"held_lists": len(held), "rounds": rounds,
-                "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in ("trees", "network") if n in told}, "blend": round(reached, 4)}
+                "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in LEARNERS if n in told}, "blend": round(reached, 4)}
     total = np.sum([w * told[n] for n, w in weights.items()], axis=0)
     gain = ndcg(total, held) - ndcg(held.scores[best], held)
     if gain.mean() <= gain.std() / np.sqrt(len(gain)):
@@ -215,10 +217,19 @@ def _third(size: int, seed: int) -> np.ndarray:
 
 
 def _blend(told: Mapping[str, np.ndarray], held: Lists, start: Sequence[str]) -> tuple[dict[str, float], float]:
-    """Weights by greedy forward selection with a bar for each further member (Caruana et al. 2004), on standardised scores."""
-    tries = {n: float(ndcg(told[n], held).mean()) for n in start}
-    first = max(tries, key=lambda n: tries[n])
-    weights, total, reached = {first: 1.0}, told[first].copy(), tries[first]
+    """Weights by greedy forward selection with a bar for each further member (Caruana et al. 2004), on standardised scores.
+
+    Where trees and network both learnt, their even sum is what one of them alone must beat by more than chance: a few hundred lists
+    cannot tell how much of each is best, two learners of different kinds seldom err alike, and both learn on from more lists afterwards.
+    """
+    reached_by = {n: ndcg(told[n], held) for n in start}
+    first = max(reached_by, key=lambda n: float(reached_by[n].mean()))
+    weights, total, reached = {first: 1.0}, told[first].copy(), float(reached_by[first].mean())
+    if set(LEARNERS) <= set(told):
+        even = told["trees"] + told["network"]
+        loss = reached_by[first] - (both := ndcg(even, held))
+        if loss.mean() <= loss.std() / np.sqrt(len(loss)):
+            weights, total, reached = dict.fromkeys(LEARNERS, 1.0), even, float(both.mean())
     for _ in range(6):
         found: tuple[float, str, float] | None = None
         for name in (*start, *(n for n in told if n not in start)):
@@ -227,7 +238,7 @@ def _blend(told: Mapping[str, np.ndarray], held: Lists, start: Sequence[str]) ->
                 if found is None or value > found[0]:
                     found = (value, name, step)
         # a gain on a few hundred lists that is smaller than this is chance
-        if found is None or found[0] < reached + (2e-4 if found[1] in ("trees", "network") else 1e-3):
+        if found is None or found[0] < reached + (2e-4 if found[1] in LEARNERS and len(weights) < 2 else 1e-3):
             break
         reached, name, step = found
         weights[name] = weights.get(name, 0.0) + step
