@@ -1,6 +1,7 @@
 """# The night's fraud screening: describe, learn, judge, decide
 
-Starts when the gate has let a night through (`silver.orders`, `silver.reviews` and `gold.quality` of the same night). Verdicts of
+Starts when the gate has let a night through (`silver.orders`, `silver.reviews` and `gold.quality` of the same night); with
+`schedule.retraining` in shop.yaml by hand only, for then `nightly_retraining` decides whether a screener is learned, and screens. Verdicts of
 analysts and shoppers are taken in (`feedback`); orders, accounts, reviews and products' days are described as of their own moments
 (`screen_features`); a screener is learned (`train_screener`), judged with the champion and the baselines on later rows
 (`judge_screener`), registered (`register`) and promoted only if the model gate lets it (`bless`); whoever may answer then decides about
@@ -21,14 +22,25 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, chain
 
-from nightmarket.orchestration import ORDERS, QUALITY, REVIEWS, TellFailure, TriggerRule, asset, defaults, job_task
+from nightmarket.orchestration import (
+    ORDERS,
+    QUALITY,
+    REVIEWS,
+    TellFailure,
+    TriggerRule,
+    asset,
+    defaults,
+    job_task,
+    shop,
+)
 from nightmarket.orchestration.answers import verdict_form
 
 with DAG(
     dag_id="fraud_screening",
     description="Screen the night's orders, accounts and reviews, and sales and praise in concert.",
     doc_md=__doc__,
-    schedule=PartitionedAssetTimetable(assets=asset(ORDERS) & asset(REVIEWS) & asset(QUALITY)),
+    # where nightly_retraining is scheduled, it decides what is trained, and publishes
+    schedule=PartitionedAssetTimetable(assets=asset(ORDERS) & asset(REVIEWS) & asset(QUALITY)) if shop().shop.schedule.retraining is None else None,
     params=verdict_form(),
     dagrun_timeout=timedelta(hours=12),
     on_failure_callback=TellFailure("risk"),

@@ -4,13 +4,15 @@ Every night at `schedule.retraining` of shop.yaml, and for any past night on req
 histories are published (`wait_for_night`), compares it with the nights before (`drift`), does what shop.yaml `responses` says about
 its alerts (`respond`), decides for every registered kind of model whether it is left alone, taught the newest days or made anew, and
 why (`plan_retraining`), does so (`retrain`, one task a kind, one after another in the pool `training`), and tells what came of it in
-one mail (`summarise`, `send`). Questions for newcomers, experiments and metrics are seen to as in `recommendation_training`.
+one mail (`summarise`, `send`). The owners of forecasts and risk get their letters (`announce_forecasts`, `brief_risk`) where there is
+something new for them; decisions start `blocklist_approval`. Questions for newcomers, experiments and metrics are seen to as in `recommendation_training`.
 
 **Each kind is on its own**: where one cannot be trained its champion publishes all the same, the others are served, the summary says
 so, and the run ends as failed.
 
 **Nothing is trained twice** from the same inputs, settings and code, unless *Force* says so. With `schedule.retraining` this DAG
-decides about the recommender too, and `recommendation_training` runs by hand only; without it, this one does.
+decides about every kind, and `recommendation_training`, `seasonal_forecasting` and `fraud_screening` run by hand only; without it, this
+one does.
 
 **A night that the gate refused** trains nothing; the last publication keeps serving.
 
@@ -23,10 +25,12 @@ from datetime import timedelta
 from airflow.sdk import DAG
 
 from nightmarket.orchestration import (
+    SCREENING_DECISIONS,
     NightReady,
     NightTimetable,
     TellFailure,
     TriggerRule,
+    asset,
     defaults,
     form,
     job_task,
@@ -55,6 +59,12 @@ with DAG(
     summarise = job_task("summarise", trigger_rule=TriggerRule.ALL_DONE)  # a night of failures above all
 
     ready >> job_task("drift") >> job_task("respond") >> job_task("plan_retraining") >> retrain
-    retrain >> summarise >> [job_task("send", may_be_late=True), job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)]
+    letters = [
+        job_task("announce_forecasts", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE),
+        job_task("brief_risk", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE, outlets=[asset(SCREENING_DECISIONS)]),
+    ]
+    send = job_task("send", may_be_late=True)
+    retrain >> summarise >> [send, job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)]
+    retrain >> letters >> send
     retrain >> [job_task("experiment"), outcome()]
     ready >> job_task("onboard")

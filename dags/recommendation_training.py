@@ -7,7 +7,8 @@ loaded again in a fresh process (`register`), promoted only if the model gate le
 then answers for every shopper and stranger (`publish`). The owner of the recommendations gets a letter: who serves and why,
 quality beside the baselines, what moved (`announce`, `send`). Beside all that, the questions that tell most about a newcomer are
 chosen from the same histories (`onboard`). Experiments of shop.yaml are judged on what shoppers did up to that night, and their arms
-served from then on (`experiment`). Monitoring gets the night's numbers whatever became of it (`metrics`).
+served from then on (`experiment`). The night is compared with those before it (`drift`), and what shop.yaml `responses` says about its alerts is
+done (`respond`). Monitoring gets the night's numbers whatever became of it (`metrics`).
 
 **A night that the data gate refused never gets here**: its histories are not published.
 
@@ -40,3 +41,4 @@ with DAG(
     metrics = job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)
     chain(*steps, [job_task("send", may_be_late=True), metrics])
     job_task("onboard")
+    job_task("drift") >> job_task("respond")

@@ -1,6 +1,7 @@
 """# The night's forecasts: series, fit, judge, promote, publish
 
-Starts when `shop_ingestion` has published a night's sales (`gold.daily_sales`), for the same night. Sales become series on a complete
+Starts when `shop_ingestion` has published a night's sales (`gold.daily_sales`), for the same night; with `schedule.retraining` in
+shop.yaml by hand only, for then `nightly_retraining` decides whether a forecaster is fitted, and publishes. Sales become series on a complete
 calendar (`series`). A new forecaster is fitted where age, drift, settings or new series ask for it, else the champion stays
 (`fit_forecasts`); it is judged beside champion and baselines on rolling origins (`judge_forecasts`), registered and loaded again in a
 fresh process (`register`), and promoted only if the model gate lets it (`bless`). Whoever is champion then forecasts, adjusted by the
@@ -21,13 +22,14 @@ from datetime import timedelta
 from airflow.sdk import DAG, PartitionedAssetTimetable, chain
 
 from nightmarket.contracts import FORECAST_EVALUATION
-from nightmarket.orchestration import DAILY_SALES, TellFailure, TriggerRule, asset, defaults, form, job_task
+from nightmarket.orchestration import DAILY_SALES, TellFailure, TriggerRule, asset, defaults, form, job_task, shop
 
 with DAG(
     dag_id="seasonal_forecasting",
     description="Forecast every series of the shop, judge and promote the forecaster, publish what to order.",
     doc_md=__doc__,
-    schedule=PartitionedAssetTimetable(assets=asset(DAILY_SALES)),
+    # where nightly_retraining is scheduled, it decides what is trained, and publishes
+    schedule=PartitionedAssetTimetable(assets=asset(DAILY_SALES)) if shop().shop.schedule.retraining is None else None,
     params=form(datasets=False),
     dagrun_timeout=timedelta(hours=12),
     on_failure_callback=TellFailure("forecasts"),

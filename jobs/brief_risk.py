@@ -14,18 +14,21 @@ import sys
 from collections.abc import Sequence
 
 from nightmarket import command
-from nightmarket.command import Night
+from nightmarket.command import Night, Refused
+from nightmarket.contracts import SCREENING_DECISIONS
 from nightmarket.lake import Manifest
 
 
 def run(night: Night) -> list[Manifest]:
-    """Writes the files, then queues the mail. Raises LakeError where the night was not decided about."""
+    """Writes the files, then queues the mail. Raises Refused where the night was not decided about."""
     from nightmarket.quality import letter
     from nightmarket.registry import candidate as candidates
     from nightmarket.registry.kinds import SCREENER
     from nightmarket.screen.briefing import briefing
 
     settings = night.settings
+    if night.lake.manifest(SCREENING_DECISIONS, night.run_date) is None:
+        raise Refused(f"nothing was decided about on the night of {night.run_date}; run `python -m jobs.decide --run-date {night.run_date}` first")
     letter.tell(night, briefing(settings, night.lake, night.run_date), candidates.report_of(settings, night.run_date, SCREENER))
     return []
 

@@ -98,11 +98,22 @@ def _publish(night: Night, model: RegisteredModel, features: Partition, earlier:
         made = _made(night, model, features, earlier)
         said |= {k: v for k, v in made.counts().items() if v}
     notes: dict[str, Any] = {**made.notes(), "model_version": model.version, "trained_on": model.run_date.isoformat(),
-                             "reviewed": reviewed(night.settings, night.lake, night.run_date)}
+                             "reviewed": reviewed(night.settings, night.lake, night.run_date), "due": _due(night, model, features)}
     with night.lake.writer(SCREENING_DECISIONS, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, made.table)
         writer.publish(night.run_date, inputs=read, settings=digest, code=code_version(), seed=night.settings.shop.screening.seed, run_id=night.run_id,
                        seconds=time.monotonic() - started, notes=notes)
+
+
+def _due(night: Night, model: RegisteredModel, features: Partition) -> str | None:
+    """Why another screener is worth making: frauds became known since this one learnt. For the plan of the next night."""
+    from nightmarket.evaluate.protocol import Holdout
+
+    learnt = Holdout.of(model.run_date, 1, night.settings.zone).end
+    table = features.arrow(["is_bad", "known_at"])
+    new = sum(bool(bad) and known is not None and known >= learnt
+              for bad, known in zip(*(table[c].to_pylist() for c in ("is_bad", "known_at")), strict=True))
+    return f"{new} frauds became known since it learnt" if new else None
 
 
 def _check(night: Night, registry: Any, features: Partition) -> list[Manifest]:

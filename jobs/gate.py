@@ -7,6 +7,9 @@ expectation as gold.quality, and builds Data Docs. Exits 3 where a critical rule
   python -m jobs.gate --run-date 2026-02-01
   python -m jobs.gate --from-date 2026-01-05 --run-date 2026-02-01    a first load, judged as one batch
 
+Where shop.yaml `responses` has a rule that widens the gate, the rules that refused the night become warnings and it is judged again at
+once, for a person to review: see `jobs.respond`.
+
 A night that was judged with earlier ones is always judged with them again: its verdict is theirs too, and without one they would feed
 nothing downstream.
 """
@@ -30,6 +33,18 @@ log = logs.logger("gate")
 
 def run(night: Night) -> list[Manifest]:
     """Publishes gold.quality of the night. Raises Refused, afterwards, where a critical rule failed."""
+    try:
+        return _judge(night)
+    except Refused:
+        from jobs.respond import answer_refusal
+
+        if night.dry_run or not answer_refusal(night):
+            raise
+        log.warning(logs.said("judged again, for review", run_date=night.run_date))
+        return _judge(night)
+
+
+def _judge(night: Night) -> list[Manifest]:
     import pyarrow as pa
 
     from nightmarket.spark import session

@@ -1,6 +1,7 @@
 """Decide, for every kind of model of the shop, whether it is trained tonight and how; and say why.
 
-Gathers the evidence (the data gate's verdict, gold.drift, live quality, the champion's age and lineage, how much is new, orders),
+Gathers the evidence (the data gate's verdict, gold.drift, live quality, what the last publication noted, the champion's age and lineage, how
+much is new, orders),
 applies the truth table of `nightmarket.monitor.retraining` and publishes gold.retraining, one row a model, for `jobs.retrain`. A plan
 stays as it is while data, drift, orders and settings do (unless --force, which also has models trained from inputs that they
 were trained from before).
@@ -105,6 +106,8 @@ def _inputs(night: Night, open_orders: dict[str, Filed | None]) -> list[Input]:
         found.append(Input(f"notes:{DRIFT.id}/{night.run_date}", hashlib.sha256(told.encode()).hexdigest()[:16]))
     for kind in KINDS:
         found += trained_on(night, kind)
+        if (before := _published_before(night, kind)) is not None and (due := before.notes.get("due")):
+            found.append(Input(f"notes:{before.dataset}/{before.run_date}", hashlib.sha256(due.encode()).hexdigest()[:16]))
     found += [Input(f"order/{o.model}/{o.night}", o.id) for o in open_orders.values() if o is not None]
     return list(dict.fromkeys(found))
 
@@ -143,6 +146,7 @@ def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
         warm=bool(getattr(training, "WARM", False)),
         drifted=tuple(notes.get("drifted", ())),
         live=Live(**notes["live"]) if notes.get("live") and kind.id == "recommender" else None,
+        due=_due(night, kind, champion),
         age_days=(night.run_date - anew).days if anew else None,
         warm_starts=int(champion.tags.get(WARM_STARTS, "0")) if champion else 0,
         rows_learnt=_rows(night, champion.run_date) if champion else None,
@@ -150,18 +154,34 @@ def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
     )
 
 
+def _published_before(night: Night, kind: Kind) -> Manifest | None:
+    """The kind's newest publication of the nights before: tonight's comes after the plan."""
+    dataset = step(kind.publish).writes[0]
+    return next((m for d in sorted(night.lake.dates(dataset), reverse=True) if d < night.run_date and (m := night.lake.manifest(dataset, d))), None)
+
+
+def _due(night: Night, kind: Kind, champion: RegisteredModel | None) -> str | None:
+    """Why the kind's own rules ask for another model than the one that serves."""
+    before = _published_before(night, kind)
+    if before is None or champion is None or before.notes.get("model_version") != champion.version:
+        return None
+    due = before.notes.get("due")
+    return str(due) if due else None
+
+
 def _made_anew(champion: RegisteredModel) -> date:
     return date.fromisoformat(champion.tags.get(MADE_ANEW, champion.run_date.isoformat()))
 
 
 def _trained(night: Night, kind: Kind, registry: Any, settings: str) -> bool:
-    """Whether the night's candidate was made by this code from what its training would read now, and is registered."""
+    """Whether the night's candidate was made by this code from what its training would read now, and is registered. A champion that was
+    kept was not made anew."""
     from nightmarket.registry import candidate as candidates
 
     manifests = [night.lake.manifest(d, night.run_date) for d in step(kind.train).reads]
     read = {m.as_input() for m in manifests if m is not None}
     made = candidates.Candidate.read(candidates.folder_of(night.settings, night.run_date, kind))
-    if made is None or (made.settings, made.code) != (settings, code_version()) or not read or not read <= set(made.inputs):
+    if made is None or made.training.get("kept") or (made.settings, made.code) != (settings, code_version()) or not read or not read <= set(made.inputs):
         return False
     return registry.find(made.recipe) is not None
 

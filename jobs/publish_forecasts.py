@@ -54,14 +54,15 @@ def run(night: Night) -> list[Manifest]:
 
 
 def _publish(night: Night, model: RegisteredModel, read: list[Input], digest: str) -> None:
-    from nightmarket.forecast.fitted import Fitted, answer
+    from nightmarket.forecast.fitted import Fitted, answer, why_anew
     from nightmarket.forecast.publication import publication, spreadsheet
     from nightmarket.registry import candidate as candidates
 
     started = time.monotonic()
     rules, tree = night.settings.shop.forecast, family_of(night)
     with logs.stage(log, "forecast", run_date=night.run_date, version=model.version) as said:
-        told = answer(Fitted.load(model.folder), tree, rules)
+        fitted = Fitted.load(model.folder)
+        told = answer(fitted, tree, rules)
         made = publication(tree, told, rules, model.name, model.version)
         said |= {"how": told.how, "rows": made.forecasts.num_rows}
     if made.failed:
@@ -72,6 +73,8 @@ def _publish(night: Night, model: RegisteredModel, read: list[Input], digest: st
         "model_version": model.version, "trained_on": model.run_date.isoformat(), "how": told.how, "horizon": rules.horizon,
         "series": tree.panel.size, "borrowing": len(tree.small.ids), "checks": {c.name: c.detail for c in made.checks},
         "quarantined": {str(q.series_id): q.reason for q in told.quarantined},
+        # for the plan of the next night; other settings and other code it sees for itself
+        "due": why_anew(fitted, tree, rules, same_settings=True, same_code=True),
     }
     for dataset, rows in ((FORECASTS, made.forecasts), (REORDERS, made.reorders)):
         with night.lake.writer(dataset, [night.run_date]) as writer:

@@ -3,7 +3,7 @@
 Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, quality.hit_rate, quality.live) and the data gate's verdict
 (gate.refused); the newest night has what Alertmanager posted to `jobs.serve` and still fires (prometheus.<alert>) too; more may be named
 with `--alert NAME=CAUSE`. A response orders a retraining, goes back to the champion before, stops
-online updates, or makes the business rules that refused the night warnings (then run `jobs.gate` of the night again). Each is logged
+online updates, or makes the business rules that refused the night warnings (`jobs.gate` asks for that itself and judges again). Each is logged
 with cause and effect in <root>/monitor/responses.jsonl. An alert that is still there after the window of the response to it, or a response
 that failed, is mailed to a person.
 
@@ -81,6 +81,20 @@ def alerts_of(settings: Settings, lake: Lake, night: date) -> list[Alert]:
         if live is not None and live["high"] < live["promise"] * (1 - settings.shop.retraining.live_loss):
             found["quality.live"] = [f"{live['metric']} {live['value']:.4f} [{live['low']:.4f}, {live['high']:.4f}], promised {live['promise']:.4f}"]
     return [Alert(name, "; ".join(causes)) for name, causes in sorted(found.items())]
+
+
+def answer_refusal(night: Night) -> bool:
+    """Widens the gate that refused the night just now, where shop.yaml says so; whether it may be judged again."""
+    settings = night.settings
+    rules = [r for r in settings.shop.responses if r.do == "widen_gate"]
+    if not rules:
+        return False
+    alerts = [a for a in alerts_of(settings, night.lake, night.run_date) if a.name == "gate.refused"]
+    before, book = switches.switches(settings), Log(settings.places.root)
+    past = book.entries()
+    for intent in decide(alerts, rules, past, night.run_date, None):
+        _act(night, book, past, intent)
+    return switches.switches(settings) != before
 
 
 def _named(text: str) -> Alert:

@@ -38,11 +38,12 @@ CHAINS = {
     "recommendation_training": {
         "train": {"evaluate"}, "evaluate": {"register"}, "register": {"bless"}, "bless": {"publish"}, "publish": {"announce"},
         "announce": {"experiment"}, "experiment": {"send", "metrics"}, "send": set(), "metrics": set(), "onboard": set(),
+        "drift": {"respond"}, "respond": set(),
     },
     "nightly_retraining": {
         "wait_for_night": {"drift", "onboard"}, "onboard": set(), "drift": {"respond"}, "respond": {"plan_retraining"}, "plan_retraining": {"retrain"},
-        "retrain": {"summarise", "outcome", "experiment"}, "summarise": {"send", "metrics"}, "outcome": set(), "send": set(),
-        "experiment": set(), "metrics": set(),
+        "retrain": {"summarise", "outcome", "experiment", "announce_forecasts", "brief_risk"}, "summarise": {"send", "metrics"}, "outcome": set(),
+        "announce_forecasts": {"send"}, "brief_risk": {"send"}, "send": set(), "experiment": set(), "metrics": set(),
     },
     "seasonal_forecasting": {
         "series": {"fit_forecasts"}, "fit_forecasts": {"judge_forecasts"}, "judge_forecasts": {"register"}, "register": {"bless"},
@@ -83,7 +84,8 @@ def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
     tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks if t.task_id not in PLAIN]
     models = ["fraud_screening", "recommendation_training", "seasonal_forecasting"]
     again = {"send": sorted(set(CHAINS) - {"blocklist_approval"}), "metrics": sorted({*models, "nightly_retraining", "shop_ingestion"}),
-             "onboard": ["nightly_retraining", "recommendation_training"], "experiment": ["nightly_retraining", "recommendation_training"],
+             **{key: ["nightly_retraining", "recommendation_training"] for key in ("onboard", "experiment", "drift", "respond")},
+             "announce_forecasts": ["nightly_retraining", "seasonal_forecasting"], "brief_risk": ["fraud_screening", "nightly_retraining"],
              "register": models, "bless": models}
     assert sorted(t for _, t in tasks if t not in again) == sorted(s.name for s in STEPS if s.name not in again)
     assert {name: sorted(d for d, t in tasks if t == name) for name in again} == again
@@ -115,7 +117,9 @@ def test_policies_of_a_task(made: dict[str, DAG], dag_id: str, name: str) -> Non
     assert task.max_retry_delay is not None
     assert task.execution_timeout is not None and task.execution_timeout.total_seconds() == spec.timeout_minutes * 60
     assert task.pool == spec.pool and task.pool in {*POOLS, "default_pool"}
-    assert [a.uri for a in task.outlets] == [d.uri for d in spec.writes]
+    # which kinds decide is not known before they did, so the letter about decisions says that they are there
+    writes = [SCREENING_DECISIONS] if (dag_id, name) == ("nightly_retraining", "brief_risk") else spec.writes
+    assert [a.uri for a in task.outlets] == [d.uri for d in writes]
     reads = [FORECAST_EVALUATION] if (dag_id, name) in (("seasonal_forecasting", "register"), ("seasonal_forecasting", "bless")) else spec.reads
     assert [a.uri for a in task.inlets] == [d.uri for d in reads]
 
@@ -127,7 +131,8 @@ def test_a_refused_gate_fails_the_run_and_is_reported(made: dict[str, DAG]) -> N
     assert dag.task_dict["aggregate"].trigger_rule == TriggerRule.NONE_FAILED
     assert dag.task_dict["send"].may_be_late
     jobs = [t for d in made.values() for t in d.tasks if isinstance(t, JobOperator)]
-    assert not any(t.may_be_late for t in jobs if t.task_id not in ("send", "metrics"))
+    letters = [("nightly_retraining", n) for n in ("announce_forecasts", "brief_risk")]  # where a kind published nothing there is none
+    assert not any(t.may_be_late for t in jobs if t.task_id not in ("send", "metrics") and (t.dag_id, t.task_id) not in letters)
 
 
 def test_tasks_that_only_airflow_needs(made: dict[str, DAG]) -> None:
@@ -174,14 +179,15 @@ def test_schedules(made: dict[str, DAG]) -> None:
 
 
 def test_whose_schedule_decides_about_training(tmp_path: Path) -> None:
-    """With schedule.retraining nightly_retraining starts by itself and recommendation_training does not."""
+    """With schedule.retraining nightly_retraining starts by itself and the DAGs of the single kinds do not."""
     shop = tmp_path / "shop.yaml"
     shop.write_text(DEFAULT_SHOP.read_text(encoding="utf-8").replace("  deadline_minutes: 180", '  deadline_minutes: 180\n  retraining: "30 4 * * *"'))
     code = ("import json\nfrom nightmarket.orchestration.manual import dags\nd = dags()\n"
-            "print(json.dumps([d['nightly_retraining'].timetable.serialize(), d['recommendation_training'].schedule is None]))")
+            "print(json.dumps([d['nightly_retraining'].timetable.serialize(), "
+            "*[d[n].schedule is None for n in ('recommendation_training', 'seasonal_forecasting', 'fraud_screening')]]))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
                           env=child_environment(NIGHTMARKET_SHOP=str(shop)))
-    assert json.loads(done.stdout.splitlines()[-1]) == [{"expression": "30 4 * * *", "timezone": "Europe/London", "scheduled": True}, True]
+    assert json.loads(done.stdout.splitlines()[-1]) == [{"expression": "30 4 * * *", "timezone": "Europe/London", "scheduled": True}, True, True, True]
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -127,6 +127,14 @@ def test_nothing_new_is_nothing_to_do(chain: Settings, capsys: pytest.CaptureFix
         assert run(chain, step, 1, "--dry-run") == 0
 
 
+def test_what_it_publishes_says_when_another_forecaster_is_due(chain: Settings) -> None:
+    """For the plan of the night after: where that is scheduled, nobody else fits."""
+    publish_series(chain, 3)
+    assert run(chain, "publish", 3) == 0
+    notes = [Lake(chain.places.lake).at(FORECASTS, night_of(n)).manifest.notes["due"] for n in (0, 1, 3)]
+    assert notes == [None, None, "age of 3 days"]
+
+
 def test_orders_follow_service_level_and_lead_time(chain: Settings) -> None:
     rows = {r["item_id"]: r for r in Lake(chain.places.lake).at(REORDERS, night_of(0)).arrow().to_pylist()}
     assert len(rows) == 12 and {r["lead_days"] for r in rows.values()} == {3} and {r["service_level"] for r in rows.values()} == {0.95}
@@ -314,7 +322,7 @@ def test_what_the_night_refuses(make_settings: Callable[..., Settings], capsys: 
     code, said = told("judge")
     assert code == 3 and "made from another gold.sales_series" in said
     code, said = told("announce")
-    assert code == 1 and "gold.forecasts of 2026-03-31 is not published; run `python -m jobs.publish_forecasts" in said
+    assert code == 3 and "no forecasts of 2026-03-31 are published; run `python -m jobs.publish_forecasts" in said
     put(settings, QUALITY, QUALITY.arrow_schema().empty_table(), NIGHT, {"verdict": "refused", "from_date": str(NIGHT)})
     for step in (lambda: run(settings, "publish"), lambda: series.main(["--shop", str(settings.file), "--run-date", str(NIGHT)])):
         assert step() == 3 and "the gate refused the night of 2026-03-31" in capsys.readouterr().err

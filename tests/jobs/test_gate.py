@@ -13,6 +13,7 @@ import pytest
 from jobs import gate
 from nightmarket.contracts import QUALITY
 from nightmarket.lake import Lake
+from nightmarket.monitor.responses import Log
 from nightmarket.quality.verdict import passed_nights
 from nightmarket.shop import Settings
 from tests.quality import nights as n
@@ -103,6 +104,36 @@ def test_a_first_load_is_one_verdict_for_all_its_nights(shop: Settings) -> None:
     assert run(shop) == 0 and lake.manifest(QUALITY, n.MONDAY) == made
     assert run(shop, "--force") == 0
     assert len(passed_nights(lake, n.MONDAY)) == 4
+
+
+@pytest.mark.spark
+@pytest.mark.usefixtures("spark")
+def test_a_gate_is_widened_by_a_rule_of_the_shop_and_judges_again(make_settings: Callable[..., Settings]) -> None:
+    """Too much of the night is in quarantine: a judgement about how much, which becomes a warning for a person to review."""
+    shop = n.shop(make_settings, responses=[{"when": "gate.refused", "do": "widen_gate", "window_nights": 2}])
+    lake = Lake(shop.places.lake)
+    n.publish(lake, n.MONDAY, reasons=["too_old"] * 90)
+    assert run(shop) == 0
+    notes = lake.at(QUALITY, n.MONDAY).manifest.notes
+    assert notes["verdict"] == "warned" and notes["failed"]["critical"] == [] and "events.quarantine_share" in notes["failed"]["warning"]
+    assert passed_nights(lake, n.MONDAY) == {n.MONDAY}
+    told = [(e.event, e.alert, e.action) for e in Log(shop.places.root).entries()]
+    assert told == [("began", "gate.refused", "widen_gate"), ("responded", "gate.refused", "widen_gate")]
+    made = lake.manifest(QUALITY, n.MONDAY)
+    assert run(shop) == 0 and lake.manifest(QUALITY, n.MONDAY) == made, "current"
+
+
+@pytest.mark.spark
+@pytest.mark.usefixtures("spark")
+def test_what_may_not_be_widened_stays_refused(make_settings: Callable[..., Settings]) -> None:
+    shop = n.shop(make_settings, responses=[{"when": "gate.refused", "do": "widen_gate"}])
+    lake = Lake(shop.places.lake)
+    rows = n.events(n.MONDAY)
+    rows[5]["unit_price"] = Decimal(-1)
+    n.publish(lake, n.MONDAY, rows)
+    assert run(shop) == 3
+    assert lake.at(QUALITY, n.MONDAY).manifest.notes["verdict"] == "refused"
+    assert Log(shop.places.root).entries()[-1].event == "escalated"
 
 
 def test_a_misspelt_severity_is_a_usage_error(make_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,27 @@ def test_another_nights_data_are_other_inputs(shop: Shop) -> None:
     assert (shop.planned(1)["action"], shop.planned(1)["why"]) == ("skip", "nothing drifted, nothing is due, too little is new")
 
 
+def test_a_champion_that_was_kept_was_not_trained(shop: Shop) -> None:
+    """The night's candidate carries the champion again: an order is followed all the same."""
+    version = shop.trained(0, kept="1")
+    shop.promote(version, 0)
+    shop.plan(0, "--order", "retrain", "--who", "Ada", "--reason", "new catalogue")
+    assert (shop.planned(0)["action"], shop.planned(0)["why"]) == ("retrain", "Ada asked for it: new catalogue")
+
+
+def test_a_kinds_own_rules_ask_by_its_newest_publication(shop: Shop) -> None:
+    """What the night before noted counts, of the version that serves; what was noted of another does not."""
+    version = shop.trained(0)
+    shop.promote(version, 0)
+    for n, of, due in ((0, version, "3 frauds became known since it learnt"), (1, "another", "drift"), (2, version, None)):
+        with shop.lake.writer(RECOMMENDATIONS, [D(n)]) as writer:
+            writer.publish(D(n), inputs=[], settings="s", code="c", notes={"model_version": of, "due": due})
+        nights.publish_inputs(shop.settings, D(n + 1))
+        shop.plan(n + 1)
+    assert (shop.planned(1)["action"], shop.planned(1)["why"]) == ("retrain", "its own rules ask for it: 3 frauds became known since it learnt")
+    assert [shop.planned(n)["action"] for n in (2, 3)] == ["skip", "skip"]
+
+
 def test_other_settings_ask_for_another_model(shop: Shop, make_settings: Callable[..., Settings]) -> None:
     shop.promote(shop.trained(0), 0)
     file = shop.settings.file

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, time, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from jobs import (
     register,
     train_screener,
 )
+from nightmarket.command import Night
 from nightmarket.contracts import SCREENING_DECISIONS, SCREENING_EVALUATION, SCREENING_FEATURES, SCREENING_FEEDBACK
 from nightmarket.lake import Lake
 from nightmarket.registry import candidate as candidates
@@ -78,6 +81,17 @@ def test_decisions_name_the_ring_and_say_why(screened: Settings) -> None:
     verdicts = [r for r in made.values() if r["rule"] == "verdict"]
     assert verdicts and all(r["decision"] == ("block" if int(r["id"][1:]) % 10 == 0 else "allow") for r in verdicts)
     assert all(r["reasons"][0].startswith("known to be ") for r in verdicts)
+
+
+def test_frauds_that_became_known_since_it_learnt_ask_for_another(screened: Settings) -> None:
+    lake, features = Lake(screened.places.lake), Lake(screened.places.lake).at(SCREENING_FEATURES, NIGHT)
+    assert lake.at(SCREENING_DECISIONS, NIGHT).manifest.notes["due"] is None, "it learnt from all that is known"
+    night = Night(screened, lake, NIGHT, NIGHT, "", False, False, argparse.Namespace())
+    week = datetime.combine(NIGHT - timedelta(days=6), time(), screened.zone)
+    known = sum(bool(r["is_bad"]) and r["known_at"] >= week for r in features.arrow().to_pylist())
+    assert known > 0
+    earlier: Any = SimpleNamespace(run_date=NIGHT - timedelta(days=7))
+    assert decide._due(night, earlier, features) == f"{known} frauds became known since it learnt"
 
 
 def test_decisions_can_be_recomputed(screened: Settings, capsys: pytest.CaptureFixture[str]) -> None:

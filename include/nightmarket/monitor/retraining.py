@@ -11,6 +11,7 @@ The first row that applies decides; every later one that would have asked for as
     much_drift         `scratch_drifts` features or more drifted                             retrain
     live_quality       the live quality is below the promise by more than `live_loss`,
                        beyond chance (the upper end of its interval)                         retrain
+    due                the kind's own rules ask for it (`due` of its newest publication)     retrain
     age                made anew `max_age_days` ago or longer                                retrain
     warm_starts        `warm_starts` warm starts in a row                                    retrain
     some_drift         a feature drifted                                                     fine_tune
@@ -74,6 +75,8 @@ class Evidence:
     drifted: tuple[str, ...] = ()
     """Names of what drifted tonight."""
     live: Live | None = None
+    due: str | None = None
+    """Why the kind's own rules ask for another model, as its newest publication noted: errors beyond its backtests', verdicts it has not seen."""
     age_days: int | None = None
     """Nights since the champion, or the model that it was warm-started from, was made anew."""
     warm_starts: int = 0
@@ -144,6 +147,7 @@ def _rows(e: Evidence, rules: Retraining) -> list[Reason]:
         least = live.promise * (1 - rules.live_loss)
         row("live_quality", math.isfinite(live.high) and live.high < least, "retrain",
             f"live {live.metric} is {live.value:.4f} [{live.low:.4f}, {live.high:.4f}], promised were {live.promise:.4f}")
+    row("due", e.due is not None, "retrain", f"its own rules ask for it: {e.due}")
     if e.age_days is not None:
         row("age", e.age_days >= rules.max_age_days, "retrain", f"made anew {e.age_days} nights ago")
     row("warm_starts", e.warm and 0 < e.warm_starts >= rules.warm_starts, "retrain", f"{e.warm_starts} warm starts in a row")
