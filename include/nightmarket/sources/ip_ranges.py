@@ -106,7 +106,7 @@ class Ranges:
         from nightmarket import standalone
         from nightmarket.command import UsageError
 
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(f"{argument} {path}: no such file; put it there, or do without")
         table = standalone.read(path, argument)
         names = table.column_names
