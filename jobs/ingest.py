@@ -1,7 +1,8 @@
 """Take a night's delivery in: find it, check it, type it, pseudonymise it, account for every row.
 
 Reads the shop's sources (drop folders of CSV, JSON Lines or Parquet, or a database) and publishes one bronze partition for
-each mapped dataset and night, with rejected rows in quarantine, encrypted. A delivery that cannot be used (missing, empty,
+each mapped dataset and night, with rejected rows in quarantine, encrypted. Where `screening.ip_countries` names a file, IP
+addresses of orders and sign-ups leave their country behind before they become pseudonyms. A delivery that cannot be used (missing, empty,
 cut off, without a required column) refuses the run: exit code 3, nothing published. A night whose inputs, settings
 and code are those of its partition is left as it is, unless --force.
 
@@ -24,6 +25,7 @@ from nightmarket.log import logger, said, stage
 from nightmarket.protect.keys import Keyring
 from nightmarket.sources import intake, sql
 from nightmarket.sources.files import Inspected
+from nightmarket.sources.ip_ranges import Supplied
 from nightmarket.sources.records import Layout
 
 
@@ -32,10 +34,11 @@ def run(night: Night) -> list[Manifest]:
     entities = _entities(night)
     keyring = Keyring.load(night.settings)
     inspected: dict[tuple[str, Layout], Inspected] = {}
+    supplied = Supplied.of(night.settings)
     with ExitStack() as stack:
         scratch = stack.enter_context(sql.Scratch.of(night.settings))
         with stage(log, "checked", nights=len(night.dates), datasets=len(entities)) as told:
-            found = [intake.prepare(night, entity, keyring, inspected, scratch) for entity in entities]
+            found = [intake.prepare(night, entity, keyring, inspected, scratch, supplied) for entity in entities]
             told["files"] = len(inspected)
         stale = [f for f in found if f.stale]
         for each in found:

@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--text", type=_names, metavar="A,B", help="default: long strings")
     p.add_argument("--drop", type=_names, default=(), metavar="A,B", help="columns not to look at (those that give the label away)")
     p.add_argument("--ip-countries", type=Path, metavar="FILE",
-                   help="first address, last address and country of IPv4 ranges: columns called ip… get a country")
+                   help="first address, last address and country of IP ranges, v4 or v6: columns called ip… get a country")
     p.add_argument("--train-from", type=_moment, metavar="TIME", help="earlier rows of TRAIN are history only, not examples")
     p.add_argument("--follow-labels", action="store_true",
                    help="labels that NEW carries count for its later rows, from when they are known (default: they are not looked at)")
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     """Returns the number of rows judged."""
     from nightmarket.screen.decisions import Costs
     from nightmarket.screen.screening import Options, screen
-    from nightmarket.screen.table import Asked, Ranges
+    from nightmarket.screen.table import Asked
+    from nightmarket.sources.ip_ranges import Ranges
 
     if args.label_delay_days is not None and not 0 <= args.label_delay_days < 36500:
         raise UsageError(f"--label-delay-days {args.label_delay_days:g}: write 0 or more days")
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     asked = Asked(args.id, args.timestamp, args.label, args.label_known_at, args.entities, args.text, args.drop)
     options = Options(args.label_delay_days or 0.0, args.seed, costs, threads=args.threads, follow_new_labels=args.follow_labels,
                       train_from=args.train_from)
-    ranges = Ranges.of(standalone.read(args.ip_countries, "--ip-countries")) if args.ip_countries else None
+    ranges = Ranges.read(args.ip_countries, "--ip-countries") if args.ip_countries else None
     judged = screen(train, new, asked, options, int(time.time() * 1_000_000), ranges)
     standalone.write(judged.table, args.out)
     for model in judged.summary.get("models", []):

@@ -72,7 +72,7 @@ def _describe(night: Night, read: dict[Dataset, list[Partition]], inputs: list[I
         for subject in SUBJECTS:
             if subject.kind in found:
                 recipe, _ = found[subject.kind]
-                told[subject.kind] = {"values": names(recipe), "entities": list(recipe.entities), "categories": list(subject.categories)}
+                told[subject.kind] = {"values": names(recipe), "entities": list(recipe.entities), "categories": list(recipe.categories)}
         if found:
             recipes = {kind: recipe for kind, (recipe, _) in found.items()}
             each = sum(rows * len(recipe.entities) for recipe, rows in found.values())

@@ -460,6 +460,8 @@ class Screening(_Frozen):
     block_days: int = Field(default=90, ge=1, description="An entry expires after this.")
     evidence_cases: int = Field(default=2, ge=1, description="Blocked cases that propose what they share for the blocklist.")
     languages: tuple[str, ...] = Field(default=(), description="Languages in which review texts are read, ISO 639-1; empty: all.")
+    ip_countries: str | None = Field(default=None, description="File of IP ranges: first address, last address, country (ISO 3166 alpha-2), v4 or v6. "
+                                     "Relative to shop.yaml; ${root} is storage.root.")
     feedback: str | None = Field(default=None, description="The analysts' file of a night, {date} in its name; ${root} is storage.root.")
     bootstrap: int = Field(default=200, ge=50, le=100_000)
     negatives: int = Field(default=150_000, ge=1_000, description="Good rows of a kind that are learned from at most; they stand for the rest.")

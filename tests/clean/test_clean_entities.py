@@ -44,6 +44,7 @@ ITEMS: list[Case] = [
 USERS: list[Case] = [
     ({"country": "uk", "email": "p1:k:abc", "full_name": "e1:k:abc"}, {"country": "GB", "email": "p1:k:abc", "full_name": "e1:k:abc"}),
     ({"country": "none", "age_group": " 25-34", "referrer": "(none)"}, {"country": None, "age_group": "25-34", "referrer": None}),
+    ({"ip_country": "uk"}, {"ip_country": "GB"}),
     ({"user_id": "NaN"}, "missing_required"),
     ({"signed_up_at": END + timedelta(hours=2)}, "from_the_future"),
     ({"signed_up_at": datetime(1999, 1, 1, tzinfo=timezone.utc)}, {"signed_up_at": datetime(1999, 1, 1)}),
@@ -55,6 +56,8 @@ ORDERS: list[Case] = [
     ({"amount": D("10"), "currency": "EUR"}, {"amount": D("8.5"), "currency": "GBP"}),
     ({"currency": "XXX"}, "unknown_currency"),
     ({"amount": None, "currency": "XXX"}, {"amount": None}),
+    ({"ip_country": " de"}, {"ip_country": "DE"}),
+    ({"ip_country": "Deutschland"}, {"ip_country": None}),
     ({"amount": D("-10000000.01")}, "amount_out_of_range"),
     ({"line_count": -1}, "line_count_out_of_range"),
     ({"order_ts": END + timedelta(hours=2)}, "from_the_future"),

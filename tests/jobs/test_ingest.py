@@ -414,6 +414,49 @@ def test_late_and_changed_files_through_the_job(
     assert manifest(settings, "events", second) == made
 
 
+def test_countries_of_addresses_by_the_shops_file(
+    make_settings: Callable[..., Settings], drop: Callable[..., Path], spark: SparkSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {**DATASETS["orders"]["columns"], "ip_address": "ip"}  # type: ignore[dict-item]
+    settings = make_settings(sources={n: files_source(**SOURCES[n]) for n in ("events", "orders")}, screening={"ip_countries": "ranges.csv"},
+                             datasets={"events": DATASETS["events"], "orders": {"source": "orders", "columns": columns}})
+    drop(settings, f"events-{FIRST}.csv", HEADER + ROW)
+    ips = ["198.18.3.4", "2001:db8:7::1", "203.0.113.9", None]
+    drop(settings, f"orders-{FIRST}.parquet", parquet(
+        order_no=list("abcd"), placed_at=["2026-01-05 10:00"] * 4, total=["1.50"] * 3 + ["much"], fraud=["no"] * 4, ip=pa.array(ips, pa.string())))
+    file = settings.file.parent / "ranges.csv"
+    for content, said in ((None, f"screening.ip_countries {file}: no such file; put it there, or take the setting out of shop.yaml"),
+                          ("a,b,c\n198.18.0.0,198.18.0.9,GB\n198.18.9.0,198.18.0.9,GB\n", f"screening.ip_countries {file}, row 2: 198.18.9.0 to 198.18.0.9 is no range")):
+        if content:
+            file.write_text(content)
+        assert one_night(settings, FIRST) == 2
+        assert said in capsys.readouterr().err
+    assert Lake(settings.places.lake).dates(contracts.RAW_ORDERS) == []
+
+    def countries() -> list[str | None]:
+        return [r["ip_country"] for r in sorted(rows(settings, "orders", FIRST), key=lambda r: r["order_id"])]
+
+    text = "a,b,c\n198.18.0.0,198.18.63.255,GB\n2001:db8::,2001:db8:1fff:ffff:ffff:ffff:ffff:ffff,de\n"
+    file.write_text(text)
+    assert one_night(settings, FIRST) == 0
+    assert countries() == ["GB", "DE", None]
+    keyring = Keyring.load(settings)
+    assert rows(settings, "orders", FIRST)[0]["ip_address"] == keyring.pseudonym("ip_address", "198.18.3.4")
+    for path in settings.places.lake.rglob("*"):
+        if path.is_file():
+            content_ = path.read_bytes() + (str(pq.ParquetFile(path).read().to_pylist()).encode() if path.suffix == ".parquet" else b"")
+            assert not [ip for ip in (b"198.18.", b"2001:db8", b"203.0.113") if ip in content_], path
+    before = {e: manifest(settings, e, FIRST) for e in ("events", "orders")}
+    file.write_text(text)
+    assert one_night(settings, FIRST) == 0
+    assert {e: manifest(settings, e, FIRST) for e in before} == before, "the same bytes"
+    file.write_text(text.replace("GB", "FR"))
+    assert one_night(settings, FIRST) == 0
+    assert countries() == ["FR", "DE", None]
+    assert manifest(settings, "orders", FIRST).settings != before["orders"].settings
+    assert manifest(settings, "events", FIRST) == before["events"], "no rows of theirs depend on it"
+
+
 @pytest.mark.parametrize(("expression", "days"), [
     ("at", {"2026-01-07": ["i1", "i2"], "2026-01-08": ["i3"]}),  # the shop's clock
     ("CAST(at AS timestamp)", {"2026-01-07": ["i1", "i2", "i3"], "2026-01-08": []}),  # UTC, five hours ahead of New York

@@ -1,16 +1,12 @@
-"""Groups of linked entities against sets joined one row at a time; countries of IP ranges."""
+"""Groups of linked entities against sets joined one row at a time."""
 
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightmarket.command import UsageError
 from nightmarket.screen.graph import groups
-from nightmarket.screen.table import Ranges
 from nightmarket.screen.windows import DAY
 
 
@@ -46,16 +42,3 @@ def test_no_rows_and_no_entities() -> None:
     none = np.empty(0, np.int64)
     assert [len(a) for a in groups(none, [none, none])] == [0, 0]
     assert groups(np.array([DAY]), [])[0].tolist() == [0]
-
-
-def test_countries_of_addresses_dotted_or_as_numbers() -> None:
-    table = pa.table({"lower": ["10.0.1.0", "10.0.0.0"], "upper": ["10.0.1.255", "10.0.0.127"], "country": ["FR", "DE"]})
-    ranges = Ranges.of(table)
-    asked = ["10.0.0.5", "10.0.0.128", " 10.0.1.255 ", "9.255.255.255", None, "fe80::1", 167772165.0, "167772165"]
-    assert ranges.country_of(asked) == ["DE", None, "FR", None, None, None, "DE", "DE"]
-    numbers = pa.table({"lower": [16777216.0], "upper": [16777471], "country": ["AU"]})
-    assert Ranges.of(numbers).country_of(["1.0.0.7"]) == ["AU"]
-    with pytest.raises(UsageError, match=r"--ip-countries row 1: 10\.0\.1\.9 to 10\.0\.1\.1 is no range"):
-        Ranges.of(pa.table({"a": ["10.0.1.9"], "b": ["10.0.1.1"], "c": ["FR"]}))
-    with pytest.raises(UsageError, match="needs three columns"):
-        Ranges.of(pa.table({"a": ["10.0.1.9"]}))

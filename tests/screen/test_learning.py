@@ -214,12 +214,15 @@ def test_company_counts_where_strange_rows_follow_strange_rows() -> None:
 
 @pytest.mark.parametrize(("name", "value", "said"), [
     ("card.rows.1d", 12, "12 rows of this card in a day"), ("card.ratio.30d.amount", 7.26, "amount is 7.3 times what is usual for this card"),
+    ("category.ip_country", 0, "from an IP address in US"), ("category.ip_country", 9, "from an IP address in a country seldom seen"),
+    ("ip_abroad", 1, "from an IP address in another country than any that it names"), ("ip_abroad", 0, "from an IP address in a country that it names"),
+    ("abroad", 0, "sent to the account's own country"), ("card.habit.ip_country", 0.1, "10% of this card's rows share its IP address's country"),
     ("hours_since.signed_up", 1 / 3600, "1 seconds after signed_up"), ("device.different.user", 9, "9 different user share this device"),
     ("terminal.bad_streak", 4, "the last 4 known rows of this terminal are bad"), ("category.country", 1, "country is FR"), ("hour", 3.5, "at 03:30 UTC"),
     ("text.body.copies", 3, "3 near-copies of body before it"), ("plain", 2.5, "plain is 2.5"), ("card.velocity", float("nan"), "card.velocity is unknown"),
 ])
 def test_reasons_in_words(name: str, value: float, said: str) -> None:
-    assert reasons.told(name, value, {"country": ["DE", "FR"]}) == said
+    assert reasons.told(name, value, {"country": ["DE", "FR"], "ip_country": ["US"]}) == said
 
 
 def test_top_reasons_one_a_family() -> None:

@@ -34,6 +34,7 @@ from nightmarket.sources.demo import dirt, sessions, tables, words
 from nightmarket.sources.demo import world as worlds
 from nightmarket.sources.demo.draw import bits, hexed, moments, numbered
 from nightmarket.sources.demo.world import World, season
+from nightmarket.sources.ip_ranges import Ranges
 
 FIRST = date(2026, 1, 5)
 DAYS = 49
@@ -53,7 +54,8 @@ def nights(count: int, first: date = FIRST) -> list[date]:
 
 
 def digests(landing: Path) -> dict[str, str]:
-    return {str(f.relative_to(landing)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(landing.rglob("*")) if f.is_file()}
+    """Of the dated files."""
+    return {str(f.relative_to(landing)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(landing.glob("*/*"))}
 
 
 def forget() -> None:
@@ -594,6 +596,20 @@ def test_all_personal_strings_are_told(made: duckdb.DuckDBPyConnection) -> None:
     assert contacts == one(made, "SELECT count(*) FROM truth WHERE kind = 'dirt' AND name = 'personal_in_text'") > 0
     assert one(made, """SELECT count(*) FROM truth t WHERE kind = 'personal' AND entity = 'reviews' AND NOT EXISTS
         (SELECT 1 FROM reviews r WHERE r.night = t.night AND contains(r.body, t.value))""") == 0
+
+
+def test_addresses_are_of_the_countries_that_the_file_tells(clean: duckdb.DuckDBPyConnection, tidy: Path) -> None:
+    """Of the honest 3 % are abroad and 1 % of no country, by address; of a ring's one of two addresses."""
+    shop = load_shop(DEFAULT_SHOP)
+    assert shop.resolve(str(shop.shop.screening.ip_countries)) == shop.places.landing / demo.COUNTRIES
+    ranges = Ranges.read(tidy / demo.COUNTRIES, demo.COUNTRIES, codes=True)
+    assert set(ranges.country) == set(words.COUNTRIES)
+    orders = clean.execute("""SELECT client_ip, ship_country, order_no IN (SELECT value FROM truth WHERE kind = 'fraud') AS bad
+                              FROM orders WHERE order_no LIKE 'o%' GROUP BY ALL""").fetchall()
+    honest, ring = ([(ranges.country_of(ip), ship) for ip, ship, bad in orders if bad is which] for which in (False, True))
+    abroad, none = (np.mean([told is not None and told != ship for told, ship in honest]), np.mean([told is None for told, _ in honest]))
+    assert len(honest) > 500 and abroad == pytest.approx(0.03, abs=0.02) and none == pytest.approx(0.01, abs=0.01)
+    assert [told == ship for told, ship in sorted(ring)].count(False) == 1 and len(ring) == 2, "the one ring of a small shop, by address"
 
 
 def test_the_shop_does_not_map_the_truth() -> None:

@@ -12,9 +12,10 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightmarket.contracts import RAW_EVENTS, RAW_REVIEWS, Dataset
+from nightmarket.contracts import RAW_EVENTS, RAW_ORDERS, RAW_REVIEWS, RAW_USERS, Dataset
 from nightmarket.protect.keys import Keyring
 from nightmarket.sources import casts
+from nightmarket.sources.ip_ranges import Ranges
 from nightmarket.sources.records import BAD, DETAIL, FILE, LINE, NIGHT, ROW
 from nightmarket.sources.typed import REASON, RECORD, typing
 
@@ -22,7 +23,8 @@ KEYRING = Keyring("aaaaaaaa", "bbbbbbbb", b"p" * 32, {"bbbbbbbb": b"e" * 32}, b"
 DAY = date(2026, 1, 5)
 
 
-def judged(contract: Dataset, columns: dict[str, list[Any]], lines: list[str | None] | None = None, places: list[int] | None = None) -> list[dict[str, Any]]:
+def judged(contract: Dataset, columns: dict[str, list[Any]], lines: list[str | None] | None = None, places: list[int] | None = None,
+           ranges: Ranges | None = None) -> list[dict[str, Any]]:
     """Rows that the task makes of `columns` (by contract column), each also a source column of the same name."""
     rows = len(next(iter(columns.values())))
     lines = lines or [None] * rows
@@ -32,7 +34,7 @@ def judged(contract: Dataset, columns: dict[str, list[Any]], lines: list[str | N
         DETAIL: pa.array([None if x is None else "why" for x in lines], pa.string()), LINE: pa.array(lines, pa.string()),
         **{f"m_{c}": pa.array(v) for c, v in columns.items()}, **{f"r_{c}": pa.array(v) for c, v in columns.items()},
     }).to_batches()
-    task = typing(contract, tuple(columns), {f"r_{c}": c for c in columns}, KEYRING, "Europe/London", False)
+    task = typing(contract, tuple(columns), {f"r_{c}": c for c in columns}, KEYRING, "Europe/London", False, ranges)
     out = pa.Table.from_batches(list(task(iter(batch))))
     expected = [*contract.arrow_schema(), *(pa.field(n, pa.string()) for n in (REASON, DETAIL, RECORD))]
     assert [(f.name, f.type) for f in out.schema] == [(f.name, f.type) for f in expected]
@@ -103,3 +105,19 @@ def test_text_is_masked_and_ratings_are_whole() -> None:
         "text": ["call +44 20 7946 0018", "x"]})
     assert (good["rating"], good["text"], good[REASON]) == (4, "call [phone]", None)
     assert (bad[REASON], bad[DETAIL]) == ("bad_rating", "rating: cannot be read as int")
+
+
+def test_an_address_leaves_its_country_behind() -> None:
+    ranges = Ranges.of([("198.18.0.0", "198.18.63.255", "GB"), ("2001:db8::", "2001:db8:1fff:ffff:ffff:ffff:ffff:ffff", "DE")])
+    ips = ["198.18.3.4", " 2001:DB8:7::1 ", "203.0.113.9", "unknown", None, "198.18.3.4"]
+    orders = {"order_id": list("abcdef"), "order_ts": ["2026-01-05"] * 6, "ip_address": ips}
+    found = judged(RAW_ORDERS, orders, ranges=ranges)
+    assert [r["ip_country"] for r in found] == ["GB", "DE", None, None, None, "GB"]
+    assert [r["ip_address"] for r in found] == [None if v is None else KEYRING.pseudonym("ip_address", v) for v in ips]
+    assert not [r for r in found for text in ("198.18", "2001:db8", "203.0") if text in str(r).lower()], "no address in clear"
+    assert [r["ip_country"] for r in judged(RAW_ORDERS, orders)] == [None] * 6
+    assert [r["ip_country"] for r in judged(RAW_ORDERS, {**orders, "ip_country": list("uvwxyz")}, ranges=ranges)] == list("uvwxyz"), "what the shop says itself"
+    assert judged(RAW_ORDERS, {k: v for k, v in orders.items() if k != "ip_address"}, ranges=ranges)[0]["ip_country"] is None
+    assert [r["ip_country"] for r in judged(RAW_USERS, {"user_id": ["u"], "ip_address": ["198.18.0.0"]}, ranges=ranges)] == ["GB"]
+    assert "ip_country" not in judged(RAW_EVENTS, {"event_id": ["e"], "event_ts": ["2026-01-05"], "event_type": ["view"], "item_id": ["a"], "ip_address": ["198.18.0.0"]},
+                                      ranges=ranges)[0]

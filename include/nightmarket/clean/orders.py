@@ -29,6 +29,7 @@ from nightmarket.clean.judging import (
 from nightmarket.clean.values import (
     converted,
     country,
+    country_code,
     currency,
     identifier,
     is_foreign,
@@ -51,6 +52,7 @@ def clean_orders(bronze: DataFrame, rules: CleanRules, zone: str, home: str) -> 
     frame = (
         frame.withColumn("order_id", tidy(F.col("order_id")))
         .withColumn("country", country(F.col("country"), rules.country_aliases))
+        .withColumn("ip_country", country_code(F.col("ip_country"), rules.country_aliases))
         .withColumn("payment_method", method)
         .withColumn("__foreign", is_foreign(code, rules.exchange_rates, home) & has_amount)
         .withColumn("amount", converted(F.col("amount"), code, rules.exchange_rates, home))

@@ -71,6 +71,12 @@ def country(column: Column, aliases: Mapping[str, str]) -> Column:
     return F.when(mapped != "", mapped)
 
 
+def country_code(column: Column, aliases: Mapping[str, str]) -> Column:
+    """ISO 3166 alpha-2 in capitals; null where it is none."""
+    code = F.upper(country(column, aliases))
+    return F.when(code.rlike("^[A-Z]{2}$"), code)
+
+
 def language(column: Column) -> Column:
     """ISO 639-1, from codes with regions ('en-GB') and customary names; null where it is neither."""
     word = F.lower(identifier(column))

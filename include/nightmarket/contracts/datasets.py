@@ -61,6 +61,8 @@ _USER_COLUMNS = (
     Column("income_group", "string", "Income band, for fairness only: never a feature."),
     Column("referrer", "string", "Where the sign-up came from."),
     Column("device_id", "string", "Device at sign-up.", personal="pseudonym"),
+    Column("ip_address", "string", "The address the sign-up came from.", personal="pseudonym"),
+    Column("ip_country", "string", "Country of that address, by the shop's file of ranges.", unit="ISO 3166 alpha-2"),
     Column("updated_at", "timestamp", "When the shop last changed the row; orders corrections.", unit="UTC"),
 )
 
@@ -76,6 +78,7 @@ _ORDER_COLUMNS = (
     Column("card_id", "string", "The card.", personal="pseudonym"),
     Column("device_id", "string", "The device.", personal="pseudonym"),
     Column("ip_address", "string", "The address the order came from.", personal="pseudonym"),
+    Column("ip_country", "string", "Country of that address, by the shop's file of ranges.", unit="ISO 3166 alpha-2"),
     Column("shipping_address", "string", "Where it was sent.", personal="pseudonym"),
     Column("country", "string", "Country it was sent to."),
     Column("is_fraud", "boolean", "The verdict, once known."),

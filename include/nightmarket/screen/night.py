@@ -41,6 +41,8 @@ class Subject:
     linked: bool = False
     """Whether groups of linked entities are followed."""
     text: bool = False
+    optional: tuple[str, ...] = ()
+    """Numbers and categories that a shop may do without: left out, as entities are, where no row has them."""
 
 
 def _both(one: str, *others: str) -> tuple[tuple[str, str], ...]:
@@ -48,9 +50,11 @@ def _both(one: str, *others: str) -> tuple[tuple[str, str], ...]:
 
 
 SUBJECTS = (
-    Subject(ORDER, ("shopper", "card", "device", "ip", "address"), ("amount", "lines", "abroad"), ("amount",), ("payment", "country"),
-            ("signed_up",), _both("shopper", "card", "device", "ip", "address"), linked=True),
-    Subject(ACCOUNT, ("device", "phone", "mail", "address", "country"), categories=("referrer",), linked=False),
+    Subject(ORDER, ("shopper", "card", "device", "ip", "address"), ("amount", "lines", "abroad", "ip_abroad"), ("amount",),
+            ("payment", "country", "ip_country"), ("signed_up",), _both("shopper", "card", "device", "ip", "address"), linked=True,
+            optional=("ip_abroad", "ip_country")),
+    Subject(ACCOUNT, ("device", "phone", "mail", "address", "country", "ip"), ("ip_abroad",), categories=("referrer", "ip_country"), linked=False,
+            optional=("ip_abroad", "ip_country")),
     Subject(REVIEW, ("shopper", "product"), ("rating", "deviation", "bought", "copies", "other_language"), (), ("language",), ("ordered", "signed_up"),
             _both("shopper", "product"), text=True),
     Subject(BRUSHING, ("product",), ("lines.1d", "lines.7d", "burst", "buyers.7d", "lines_a_buyer", "first_time", "fresh_accounts", "linked_buyers",
@@ -113,13 +117,15 @@ def _list(columns: Sequence[str], kind: str) -> Column:
 
 
 def recipes_of(frame: DataFrame, end: datetime) -> dict[str, tuple[Recipe, int]]:
-    """By kind, the recipe of a night and the number of rows: scales of the leading numbers. Entities that no row has are left out, and kinds
-    without rows."""
+    """By kind, the recipe of a night and the number of rows: scales of the leading numbers. Entities that no row has are left out, optional
+    numbers and categories too, and kinds without rows."""
     import numpy as np
     from pyspark.sql import functions as F
 
     asked: list[Column] = [F.count(F.lit(1)).alias("rows")]
     asked += [F.count(F.get("entities", F.lit(i))).alias(f"e{i}") for i in range(max(len(s.entities) for s in SUBJECTS))]
+    asked += [F.count(F.get(c, F.lit(i))).alias(f"{c}{i}") for c in ("numbers", "categories")
+              for i in sorted({i for s in SUBJECTS for i, n in enumerate(getattr(s, c)) if n in s.optional})]
     asked += [F.percentile(F.abs(F.get("leading", F.lit(i))), 0.99).alias(f"n{i}") for i in range(max(len(s.leading) for s in SUBJECTS))]
     found = {r["kind"]: r for r in frame.groupBy("kind").agg(*asked).collect()}
     made: dict[str, tuple[Recipe, int]] = {}
@@ -129,21 +135,26 @@ def recipes_of(frame: DataFrame, end: datetime) -> dict[str, tuple[Recipe, int]]
             continue
         entities = tuple(e for i, e in enumerate(subject.entities) if told[f"e{i}"])
         scales = {n: Fixed.around(np.array([told[f"n{i}"]])) for i, n in enumerate(subject.leading) if told[f"n{i}"] is not None}
+        numbers, categories = (tuple(n for i, n in enumerate(getattr(subject, c)) if n not in subject.optional or told[f"{c}{i}"])
+                               for c in ("numbers", "categories"))
         pairs = tuple(p for p in subject.pairs if set(p) <= set(entities))
-        recipe = Recipe(entities, subject.numbers, tuple(scales), scales, {c: [] for c in subject.categories}, subject.elapsed, pairs, True,
+        recipe = Recipe(entities, numbers, tuple(scales), scales, {c: [] for c in categories}, subject.elapsed, pairs, True,
                         _micros(end), 30 * DAY, subject.linked and len(entities) > 1)
         made[subject.kind] = recipe, int(told["rows"])
     return made
 
 
 def narrowed(frame: DataFrame, recipes: Mapping[str, Recipe]) -> DataFrame:
-    """`frame` with the entities and leading numbers that the recipes have, and no other."""
+    """`frame` with the entities, numbers and categories that the recipes have, and no other."""
     from pyspark.sql import functions as F
 
     kept: dict[str, Column] = {}
     for subject in SUBJECTS:
         recipe = recipes.get(subject.kind)
-        for column, all_, some, kind in (("entities", subject.entities, recipe.entities, "string"), ("leading", subject.leading, recipe.leading, "double")) if recipe else ():
+        for column, all_, some, kind in (
+            ("entities", subject.entities, recipe.entities, "string"), ("numbers", subject.numbers, recipe.numbers, "double"),
+            ("leading", subject.leading, recipe.leading, "double"), ("categories", subject.categories, tuple(recipe.categories), "string"),
+        ) if recipe else ():
             if all_ != some:
                 chosen = F.array(*[F.get(column, F.lit(i)) for i, n in enumerate(all_) if n in some]).cast(f"array<{kind}>")
                 kept[column] = F.when(F.col("kind") == subject.kind, chosen).otherwise(kept.get(column, F.col(column)))
@@ -201,15 +212,24 @@ def _orders(tables: Tables, accounts: DataFrame, verdicts: DataFrame) -> DataFra
         said_at = F.when(F.col("is_fraud").isNotNull(), said_at).otherwise(_at("order_ts") + patience)
         said_bad = F.coalesce(said_bad, F.lit(False))
     abroad = (F.col("country") != F.col("__home")).cast("double")
+    outside = _outside("ip_country", "country", "__home").alias("ip_abroad")
     made = rows.join(who, "user_id", "left").select(
         F.col("order_id").alias("id"), _at("order_ts").alias("at"), F.col("amount").cast("double").alias("stake"),
         F.col("user_id").alias("shopper"), F.col("card_id").alias("card"), F.col("device_id").alias("device"), F.col("ip_address").alias("ip"),
         F.col("shipping_address").alias("address"), F.col("amount").cast("double").alias("amount"), F.col("line_count").cast("double").alias("lines"),
-        abroad.alias("abroad"),
+        abroad.alias("abroad"), outside, "ip_country",
         F.col("payment_method").alias("payment"), "country", F.when(since >= 0, since).alias("signed_up"), F.lit(None).cast("string").alias("text"),
         said_bad.alias("said_bad"), said_at.alias("said_at"), "first_night",
     )
     return _judged(made, ORDER, tables, verdicts)
+
+
+def _outside(code: str, *others: str) -> Column:
+    """1 where a country is none of the others, 0 where it is one, null where it or all of them are unknown. Codes are compared with codes only."""
+    from pyspark.sql import functions as F
+
+    told = [F.when(F.col(o).rlike("^[A-Z]{2}$"), F.col(code) == F.col(o)) for o in others]
+    return 1 - F.greatest(*[t.cast("double") for t in told], F.lit(None).cast("double"))
 
 
 def _accounts(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: DataFrame, verdicts: DataFrame) -> DataFrame:
@@ -223,7 +243,8 @@ def _accounts(tables: Tables, accounts: DataFrame, orders: DataFrame, reviews: D
     text = F.lit(None).cast("string")
     made = rows.select(
         F.col("user_id").alias("id"), _at("signed_up_at").alias("at"), F.lit(None).cast("double").alias("stake"), F.col("device_id").alias("device"),
-        F.col("phone").alias("phone"), F.col("email").alias("mail"), F.col("address").alias("address"), "country", "referrer", text.alias("text"),
+        F.col("phone").alias("phone"), F.col("email").alias("mail"), F.col("address").alias("address"), "country", F.col("ip_address").alias("ip"),
+        _outside("ip_country", "country").alias("ip_abroad"), "ip_country", "referrer", text.alias("text"),
         "said_bad", F.coalesce("__bad_at", "__any_at").alias("said_at"), "first_night",
     )
     return _judged(made, ACCOUNT, tables, verdicts)

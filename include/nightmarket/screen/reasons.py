@@ -17,7 +17,7 @@ _STYLE = {
 
 
 _NIGHT = {
-    "amount": "an amount of {v:,.2f}", "lines": "{v:.0f} lines", "abroad": "sent to another country than the account's",
+    "amount": "an amount of {v:,.2f}", "lines": "{v:.0f} lines",
     "rating": "{v:.0f} stars", "deviation": "{v:+.1f} stars beside the product's earlier reviews", "bought": "{v:.0f} purchases behind the review",
     "copies": "{v:.0f} near-copies of its text before it", "other_language": "{v:.0%} of the product's earlier reviews are in another language",
     "lines.1d": "{v:.0f} sales on the day", "lines.7d": "{v:.0f} sales in 7 days", "burst": "sales at {v:.1f} times their usual pace", "buyers.7d": "{v:.0f} buyers in 7 days",
@@ -27,6 +27,12 @@ _NIGHT = {
     "concert": "sales, praise and returns in concert",
 }
 """Features of a night's rows; see `nightmarket.screen.night`."""
+_EITHER = {
+    "abroad": ("sent to the account's own country", "sent to another country than the account's"),
+    "ip_abroad": ("from an IP address in a country that it names", "from an IP address in another country than any that it names"),
+}
+"""The same of those that are 0 or 1: an order names where it is sent and where its account lives, an account where it lives."""
+_SHARED = {"daypart": "part of day", "ip_country": "IP address's country"}
 
 
 def told(name: str, value: float, words: dict[str, list[str]] | None = None) -> str:
@@ -36,6 +42,8 @@ def told(name: str, value: float, words: dict[str, list[str]] | None = None) -> 
         return f"{name} is unknown"
     if name in _NIGHT:
         return _NIGHT[name].format(v=value)
+    if name in _EITHER:
+        return _EITHER[name][int(value > 0.5)]
     if name == "hour":
         return f"at {int(value):02d}:{int(value % 1 * 60):02d} UTC"
     if name == "weekday":
@@ -51,7 +59,10 @@ def told(name: str, value: float, words: dict[str, list[str]] | None = None) -> 
         return f"{_hours(value)} after {'.'.join(parts[1:])}"
     if parts[0] == "category":
         ranks = (words or {}).get(".".join(parts[1:]), [])
-        return f"{'.'.join(parts[1:])} is {ranks[int(value)] if int(value) < len(ranks) else 'rare'}"
+        found = ranks[int(value)] if int(value) < len(ranks) else None
+        if name == "category.ip_country":
+            return f"from an IP address in {found or 'a country seldom seen'}"
+        return f"{'.'.join(parts[1:])} is {found or 'rare'}"
     if parts[0] == "text" and len(parts) > 2:
         column, kind = parts[1], parts[-1]
         if kind == "words_say":
@@ -90,7 +101,7 @@ def _entity(parts: list[str], value: float) -> str | None:
         case "of_largest":
             return f"{rest[0]} is {value:,.2f} of the largest of this {entity}"
         case "habit":
-            return f"{value:.0%} of this {entity}'s rows share its {'part of day' if rest[0] == 'daypart' else rest[0]}"
+            return f"{value:.0%} of this {entity}'s rows share its {_SHARED.get(rest[0], rest[0])}"
         case "with":
             return f"{value:.0f} rows with this {entity} and {rest[0]} together"
         case "different":

@@ -29,8 +29,9 @@ from nightmarket.command import Refused
 from nightmarket.screen import anomaly, calibration, decisions, features, learners, reasons, texts
 from nightmarket.screen.decisions import Costs, Thresholds
 from nightmarket.screen.features import Matrix, Recipe
-from nightmarket.screen.table import Asked, Ranges, Rows, find_roles, read_rows
+from nightmarket.screen.table import Asked, Rows, find_roles, read_rows
 from nightmarket.screen.windows import DAY, History, Moments
+from nightmarket.sources.ip_ranges import Ranges
 
 LOG = logs.logger("screen")
 LEAST = 10

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from nightmarket.command import Refused, UsageError
 from nightmarket.screen.windows import DAY
+from nightmarket.sources.ip_ranges import Ranges
 
 _BAD_WORDS = {"1", "1.0", "true", "t", "yes", "y", "fraud", "fraudulent", "fake", "deceptive", "bad", "spam", "chargeback", "positive",
               "anomaly", "abuse", "bot", "cg"}
@@ -397,48 +398,6 @@ def _network(codes: np.ndarray, values: list[Any]) -> np.ndarray | None:
     return of[codes] if 1 < len(networks) < 0.98 * max(len(values), 1) else None
 
 
-@dataclass(frozen=True)
-class Ranges:
-    """IPv4 ranges of countries: `first` and `last` address of each, ascending and apart."""
-
-    first: np.ndarray
-    last: np.ndarray
-    country: np.ndarray
-
-    @classmethod
-    def of(cls, table: pa.Table) -> Ranges:
-        """From a table whose first three columns are the first address, the last one (dotted or as numbers) and the country.
-
-        Raises UsageError for anything else, naming the first row that is wrong.
-        """
-        if table.num_columns < 3:
-            raise UsageError(f"--ip-countries: needs three columns, first address, last address and country; it has {', '.join(table.column_names)}")
-        ends = [np.array([_address(v) for v in table.column(k).to_pylist()], np.float64) for k in (0, 1)]
-        wrong = np.flatnonzero(~(ends[0] <= ends[1]))
-        if len(wrong):
-            raise UsageError(f"--ip-countries row {wrong[0] + 1}: {table.column(0)[int(wrong[0])]} to {table.column(1)[int(wrong[0])]} is no range of IPv4 addresses")
-        order = np.argsort(ends[0], kind="stable")
-        return cls(ends[0][order], ends[1][order], np.array(table.column(2).cast(pa.string()).to_pylist(), object)[order])
-
-    def country_of(self, values: list[Any]) -> list[str | None]:
-        asked = np.array([_address(v) for v in values], np.float64)
-        at = np.searchsorted(self.first, np.nan_to_num(asked, nan=-1), "right") - 1
-        inside = (at >= 0) & (asked <= self.last[np.maximum(at, 0)])
-        return [self.country[a] if ok else None for a, ok in zip(at, inside, strict=True)]
-
-
-def _address(value: Any) -> float:
-    """An IPv4 address as a number; NaN where it is none."""
-    if value is None:
-        return float("nan")
-    text = str(value).strip()
-    parts = text.split(".")
-    if len(parts) == 4 and all(p.isdigit() and int(p) < 256 for p in parts):
-        return float(sum(int(p) << s for p, s in zip(parts, (24, 16, 8, 0), strict=True)))
-    number = float(text) if _is_number(text) else float("nan")
-    return number if 0 <= number < 2**32 else float("nan")
-
-
 def read_rows(train: pa.Table, new: pa.Table, roles: Roles, delay_days: float, now: int, follow_new_labels: bool = False,
               ranges: Ranges | None = None) -> Rows:
     """TRAIN and NEW as arrays. `now` (microseconds) is the clock: rows of TRAIN after it are left out.
@@ -476,7 +435,7 @@ def read_rows(train: pa.Table, new: pa.Table, roles: Roles, delay_days: float, n
         codes, values = _codes(_both(train, new, name))
         entities[name] = codes
         if ranges is not None and _IP.search(name):
-            countries = ranges.country_of(values)
+            countries = [ranges.country_of(v) for v in values]
             spelled = sorted({c for c in countries if c})
             of = {c: i for i, c in enumerate(spelled)}
             categories[f"{name} country"] = (np.array([*(of[c] if c else -1 for c in countries), -1])[codes], spelled)

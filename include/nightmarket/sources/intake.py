@@ -24,6 +24,7 @@ from nightmarket.protect.keys import Keyring
 from nightmarket.shop import FilesSource, ShopError, SqlSource
 from nightmarket.sources import delivery, files, mapping, records, sql
 from nightmarket.sources.files import Inspected
+from nightmarket.sources.ip_ranges import Supplied
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -45,12 +46,14 @@ class Intake:
     contract: Dataset
     source: FilesSource | SqlSource
     settings: str
-    """Digest of what decides the rows: mapping, source, time zone, and the key of the pseudonyms."""
+    """Digest of what decides the rows: mapping, source, time zone, the key of the pseudonyms, and the countries of IP addresses."""
     found: delivery.Delivery
     files: dict[date, list[Inspected]]
     stale: list[date]
     """Nights that have to be made; the others are current."""
     manifests: dict[date, Manifest]
+    countries: Supplied | None = None
+    """Where the countries of IP addresses come from; None where the rows have none to be told."""
     lacking: dict[str, dict[str, str]] = field(default_factory=dict)
     sums: dict[date, dict[str, str]] = field(default_factory=dict)
     rows_in: dict[date, int] = field(default_factory=dict)
@@ -73,9 +76,11 @@ class Intake:
 
 
 def prepare(
-    night: Night, entity: str, keyring: Keyring, inspected: dict[tuple[str, records.Layout], Inspected], scratch: sql.Scratch
+    night: Night, entity: str, keyring: Keyring, inspected: dict[tuple[str, records.Layout], Inspected], scratch: sql.Scratch,
+    supplied: Supplied | None = None,
 ) -> Intake:
-    """Finds, checks and digests what was delivered. `inspected` is shared by datasets that read the same files.
+    """Finds, checks and digests what was delivered. `inspected` is shared by datasets that read the same files, `supplied` by those with IP
+    addresses.
 
     Raises Refused for a delivery that is missing or cannot be used, ShopError for a source that cannot be read as described.
     """
@@ -96,7 +101,8 @@ def prepare(
                 if key not in inspected:
                     inspected[key] = files.inspect(file.path, file.name, layout)
                 whole[day].append(inspected[key])
-    made = Intake(contract, source, _settings_digest(night, entity, keyring), found, whole, [], {})
+    countries = supplied if _tells_countries(contract, described.columns) else None
+    made = Intake(contract, source, _settings_digest(night, entity, keyring, countries), found, whole, [], {}, countries)
     for day in night.dates:
         manifest = night.lake.manifest(contract, day)
         if manifest is not None and night.is_current(contract, day, made.inputs(day), made.settings):
@@ -114,13 +120,20 @@ def _known_encoding(night: Night, name: str, source: FilesSource) -> None:
                                               f"utf-8, utf-8-sig, utf-16, cp1252 or latin-1"]) from None
 
 
-def _settings_digest(night: Night, entity: str, keyring: Keyring) -> str:
+def _tells_countries(contract: Dataset, mapped: Mapping[str, str]) -> bool:
+    """Whether a file of ranges decides anything: the shop delivers IP addresses and not their countries."""
+    return "ip_country" in contract.column_names and "ip_address" in mapped and "ip_country" not in mapped
+
+
+def _settings_digest(night: Night, entity: str, keyring: Keyring, countries: Supplied | None) -> str:
     shop = night.settings.shop
     described = shop.datasets[entity]
     source = shop.sources[described.source].model_dump(mode="json", exclude={"path", "url", "on_missing"})
     parts: dict[str, Any] = {"mapping": described.model_dump(mode="json"), "source": source, "zone": shop.time_zone}
     if raw_of(entity).personal_columns("pseudonym"):
         parts["pseudonyms"] = keyring.pseudonym_id
+    if countries is not None:
+        parts["ip_countries"] = countries.digest
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -147,7 +160,7 @@ def frame(spark: SparkSession, night: Night, made: Intake, keyring: Keyring) -> 
         rows = files.read(spark, [(f, None) for f in chosen], made.layout)
         taken = F.array(*[F.lit(n) for n in made.stale if made.files[n]])
         rows = rows.withColumn(records.NIGHT, F.explode(taken))
-    return mapping.typed(rows, resolved, keyring)
+    return mapping.typed(rows, resolved, keyring, made.countries.ranges if made.countries else None)
 
 
 def _sliced(rows: DataFrame, night: Night, made: Intake, slice_by: str) -> DataFrame:
@@ -216,6 +229,8 @@ def unchanged(made: Intake) -> None:
         state = file.path.stat()
         if (state.st_size, state.st_mtime_ns) != (file.bytes, file.mtime_ns):
             raise DeliveryChanged(f"{file.name}: the file changed while it was read; run again when it is complete")
+    if made.countries is not None and files.digest(made.countries.path) != made.countries.digest:
+        raise DeliveryChanged(f"{made.countries.path}: the file changed while it was read; run again when it is complete")
 
 
 def publish(writer: Writer, night: Night, made: Intake, log: logging.Logger, seconds: float) -> None:

@@ -19,6 +19,7 @@ from nightmarket.protect.keys import Keyring
 from nightmarket.shop import Mapping as Mapped
 from nightmarket.shop import Settings, ShopError
 from nightmarket.sources import casts
+from nightmarket.sources.ip_ranges import Ranges
 from nightmarket.sources.records import BAD, DETAIL, FILE, LINE, NIGHT, READING_COLUMNS, ROW
 from nightmarket.sources.typed import REASON, RECORD, typing
 
@@ -184,12 +185,13 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
-def typed(frame: DataFrame, made: MappingPlan, keyring: Keyring) -> DataFrame:
+def typed(frame: DataFrame, made: MappingPlan, keyring: Keyring, ranges: Ranges | None = None) -> DataFrame:
     """One row for each delivered record (after `where` and `group_by`): the contract's columns, typed and protected,
     `__reason` and `__detail` (null where the row is good) and `__record` (encrypted; null where it is good).
 
     A record that could not be split keeps its raw text as the record, any other its source columns (or, grouped, what
-    they were grouped to) as JSON. Of several reasons the first in the contract's order of columns counts.
+    they were grouped to) as JSON. Of several reasons the first in the contract's order of columns counts. `ranges` tell the
+    countries of IP addresses, where the contract has a place for them.
     """
     from pyspark.sql import functions as F
 
@@ -220,7 +222,7 @@ def typed(frame: DataFrame, made: MappingPlan, keyring: Keyring) -> DataFrame:
     ]
     names = [f"m_{c}" for c in made.columns] if mapping.group_by else [f"r_{i}" for i in range(len(source))]
     titles = list(made.columns) if mapping.group_by else source
-    task = typing(contract, tuple(made.columns), dict(zip(names, titles, strict=True)), keyring, made.zone, mapping.decimal_comma)
+    task = typing(contract, tuple(made.columns), dict(zip(names, titles, strict=True)), keyring, made.zone, mapping.decimal_comma, ranges)
     schema = f"{contract.ddl()}, `{REASON}` string, `{DETAIL}` string, `{RECORD}` string"
     return ready.select(*plain, *shaped).mapInArrow(task, schema)
 

@@ -16,6 +16,7 @@ from nightmarket.contracts.model import Dataset
 from nightmarket.protect.keys import Keyring, encrypter, pseudonymiser
 from nightmarket.protect.masking import mask
 from nightmarket.sources import casts
+from nightmarket.sources.ip_ranges import Ranges
 from nightmarket.sources.records import BAD, DETAIL, FILE, LINE, NIGHT, ROW
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ LINEAGE = {"delivered_on": NIGHT, "source_file": FILE, "source_row": ROW}
 
 
 def typing(
-    contract: Dataset, mapped: tuple[str, ...], raw: Mapping[str, str], keyring: Keyring, zone_name: str, decimal_comma: bool
+    contract: Dataset, mapped: tuple[str, ...], raw: Mapping[str, str], keyring: Keyring, zone_name: str, decimal_comma: bool,
+    ranges: Ranges | None = None,
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function over batches of mapped rows that gives the contract's columns, reason, detail and encrypted record.
 
     In: `m_<column>` for each of `mapped`, where the shop has timestamp formats of its own `f_<column>`, the columns of
     reading, and those of `raw`, which names the columns that make a rejected row's record and how the record calls them.
+    With `ranges` an `ip_country` that the shop does not map is told from the `ip_address`, before that becomes a pseudonym.
     """
     required = {*contract.required, *(c.name for c in contract.columns if not c.nullable)} & set(mapped)
     protect: dict[str, Callable[[str], str]] = {}
@@ -56,10 +59,13 @@ def typing(
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             data: list[pa.Array] = []
             problems = [(columns[BAD].is_valid(), columns[BAD], columns[DETAIL])]
+            addresses: pa.Array | None = None
             for column in contract.columns:
                 name, kind = column.name, schema.field(column.name).type
                 if name in LINEAGE:
                     data.append(columns[LINEAGE[name]].cast(kind))
+                elif name == "ip_country" and name not in mapped and ranges is not None and addresses is not None:
+                    data.append(_each(addresses, ranges.country_of))
                 elif name not in mapped:
                     data.append(_unmapped(name, kind, columns, tuple(raw), line_digest))
                 else:
@@ -67,6 +73,8 @@ def typing(
                     if f"f_{name}" in columns:
                         given = _either(columns[f"f_{name}"], given)
                     read, blank, bad = casts.convert(given, readers[name], kind)
+                    if name == "ip_address":
+                        addresses = read
                     if name in protect:
                         read = _each(read, protect[name])
                     data.append(read)
@@ -129,7 +137,8 @@ def _either(formatted: pa.Array, text: pa.Array) -> pa.Array:
     return pa.array([t if f is None else f.astimezone(timezone.utc).isoformat(" ") for f, t in pairs], pa.string())
 
 
-def _each(values: pa.Array, function: Callable[[str], str]) -> pa.Array:
+def _each(values: pa.Array, function: Callable[[str], str | None]) -> pa.Array:
+    """`function` of each text, asked once for each different one."""
     import pyarrow as pa
 
     coded = values.dictionary_encode()

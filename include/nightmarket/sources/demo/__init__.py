@@ -5,7 +5,7 @@
     events/2026-01-05.csv.gz   items/2026-01-05.csv   users/2026-01-05.jsonl.gz
     orders/2026-01-05.parquet  reviews/2026-01-05.jsonl
 
-and what it planted in them to _truth/2026-01-05.parquet, which only tests read. A date's bytes depend on the settings'
+and what it planted in them to _truth/2026-01-05.parquet, which only tests read; and ip_countries.csv, which is of no date. A date's bytes depend on the settings'
 `demo` section and time zone alone: not on the order of dates, nor on what was generated before.
 """
 
@@ -39,6 +39,7 @@ FILES: dict[str, tuple[str, Callable[[Path, str, pa.Schema], Sink], pa.Schema]] 
 }
 """Name below the landing folder, format and columns of each entity's file."""
 TRUTH = "_truth/{date}.parquet"
+COUNTRIES = "ip_countries.csv"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,13 @@ def deliver(settings: Settings, dates: Sequence[date]) -> list[Delivery]:
     Raises UsageError where the shop is not generated, or a date lies before its first day.
     """
     world, dirt = check(settings, dates)
-    return [_day(world, dirt, settings.places.landing, d) for d in progress(dates, len(dates), "deliver")]
+    made = [_day(world, dirt, settings.places.landing, d) for d in progress(dates, len(dates), "deliver")]
+    ranges = tables.ip_ranges()
+    with replacing(settings.places.landing / COUNTRIES) as place:
+        sink = Csv(place, COUNTRIES, ranges.schema)
+        sink.write(ranges)
+        sink.close()
+    return made
 
 
 def check(settings: Settings, dates: Sequence[date]) -> tuple[World, float]:

@@ -38,7 +38,8 @@ _HOURS = (0.3, 0.15, 0.1, 0.08, 0.1, 0.2, 0.5, 0.9, 1.1, 1.2, 1.3, 1.4, 1.6, 1.4
 
 @dataclass(frozen=True)
 class Visits:
-    """Sessions of one batch, arrays of one length. `user` is -1 for a stranger, `ring` -1 for honest people."""
+    """Sessions of one batch, arrays of one length. `user` is -1 for a stranger, `ring` -1 for honest people. `origin` is the country that
+    the address is of, len(words.COUNTRIES) for one of none."""
 
     number: np.ndarray
     user: np.ndarray
@@ -47,6 +48,7 @@ class Visits:
     referrer: np.ndarray
     device: np.ndarray
     ip: np.ndarray
+    origin: np.ndarray
     late: np.ndarray
     returned: np.ndarray
     reviewed: np.ndarray
@@ -120,7 +122,7 @@ def _trimmed(batch: Batch) -> Batch:
 
 
 def fraud(world: World, day: int) -> Batch:
-    """The orders of fraud rings: shared devices, cards and addresses, dear goods, several units, few views, by night."""
+    """The orders of fraud rings: shared devices, cards and addresses, dear goods, several units, few views, by night, some from abroad."""
     return _fraud(world, day)
 
 
@@ -147,14 +149,22 @@ def _shopping(world: World, day: int, letter: str, chunk: int, count: int) -> Ba
         returned = np.where(prompt, np.asarray((0, *RETURN_DAYS))[among((0.45, 0.2, 0.25, 0.1), rng.random(count))], 0)
         reviewed = np.where(prompt & known, np.asarray((0, *REVIEW_DAYS))[among((0.3, 0.4, 0.3), rng.random(count))], 0)
         labelled = np.where(prompt, np.asarray((0, *LABEL_DAYS))[among((0.4, 0.3, 0.2, 0.1), rng.random(count))], 0)
+    ip = np.where(known, bits(world.seed, "ip", own, which), bits(world.seed, "ip of device", stranger))
     visits = Visits(
         number=number, user=user, start=_start(world, day, rng, count, _HOURS), country=country,
         referrer=among(words.REFERRER_SHARES, rng.random(count)),
         device=np.where(known, device(world, own, which), stranger),
-        ip=np.where(known, bits(world.seed, "ip", own, which), bits(world.seed, "ip of device", stranger)),
-        late=late, returned=returned, reviewed=reviewed, labelled=labelled, ring=none - 1,
+        ip=ip, origin=_origin(world, ip, country), late=late, returned=returned, reviewed=reviewed, labelled=labelled, ring=none - 1,
     )
     return Batch(day, letter, visits, _funnel(world, day, rng, visits, chunk))
+
+
+def _origin(world: World, ip: np.ndarray, country: np.ndarray) -> np.ndarray:
+    """Three addresses in a hundred are of another country than who uses them, as those of travellers and proxies are; one is of none."""
+    none = len(words.COUNTRIES)
+    way = uniform(world.seed, "address abroad", ip)
+    elsewhere = (country + 1 + below(none - 1, world.seed, "address of", ip)) % none
+    return np.where(way < 0.03, elsewhere, np.where(way < 0.04, none, country))
 
 
 def _who(world: World, day: int, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -250,12 +260,15 @@ def _fraud(world: World, day: int) -> Batch:
     rng = generator(world.seed, "fraud", max(day, 0))
     which = below(2, world.seed, "ring device of", ring, member, day)
     none = np.zeros(count, dtype=np.int64)
+    country = world.country(world.ring_member(ring, none))
     visits = Visits(
         number=np.arange(count), user=world.ring_member(ring, member),
         start=_start(world, max(day, 0), rng, count, tuple(1.0 if h < 6 else 0.05 for h in range(24))),
-        country=world.country(world.ring_member(ring, np.zeros(count, dtype=np.int64))),
+        country=country,
         referrer=np.full(count, words.REFERRERS.index("direct")),
         device=bits(world.seed, "ring device", ring, which), ip=bits(world.seed, "ring ip", ring, which),
+        # the second of a ring's two addresses is a proxy's in another country
+        origin=np.where(which == 0, country, (country + 1 + below(len(words.COUNTRIES) - 1, world.seed, "ring abroad", ring)) % len(words.COUNTRIES)),
         late=none, returned=none, reviewed=none,
         labelled=np.asarray((0, *LABEL_DAYS))[among((0.1, 0.4, 0.3, 0.2), rng.random(count))], ring=ring,
     )

@@ -61,17 +61,37 @@ def _key(prefix: str, world: World, batch: Batch, numbers: np.ndarray, letter: s
     return numbered(f"{prefix}{world.on(batch.day):%Y%m%d}{letter or batch.letter}", numbers, 9)
 
 
+_EACH = 1 << 14
+"""Addresses of a country in IPv4; a third as many are in IPv6."""
+
+
 @lru_cache(maxsize=2)
 def _addresses() -> pa.StringArray:
-    """Addresses set aside for tests of networks: 198.18.0.0/15, and a quarter of them in 2001:db8::/32."""
-    four = [f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(1 << 17)]
-    six = [f"2001:db8:{n:x}::{n ^ 0x5a5a:x}:1" for n in range(1 << 16)][: (1 << 17) // 3]
-    return pa.array(four + six)
+    """Addresses set aside for tests of networks and for documents: 198.18.0.0/15 (RFC 2544), a quarter of them in 2001:db8::/32 (RFC 3849).
+
+    An eighth of either is one country's, the last eighth nobody's.
+    """
+    made = []
+    for block in range(len(words.COUNTRIES) + 1):
+        four, six = (range(block << bits_, (block << bits_) + count) for bits_, count in ((14, _EACH), (13, _EACH // 3)))
+        made += [f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in four]
+        made += [f"2001:db8:{n:x}::{n ^ 0x5a5a:x}:1" for n in six]
+    return pa.array(made)
 
 
-def _ip(values: np.ndarray) -> pa.StringArray:
-    table = _addresses()
-    return table.take(pa.array((values % np.uint64(len(table))).astype(np.int64)))
+def _ip(values: np.ndarray, origin: np.ndarray) -> pa.StringArray:
+    each = _EACH + _EACH // 3
+    return _addresses().take(pa.array((values % np.uint64(each)).astype(np.int64) + origin * each))
+
+
+def ip_ranges() -> pa.Table:
+    """Which of these addresses are which country's, as a shop would buy it."""
+    rows = []
+    for n, country in enumerate(words.COUNTRIES):
+        second = 18 + (n >> 2)
+        rows.append((f"198.{second}.{(n & 3) << 6}.0", f"198.{second}.{((n & 3) << 6) + 63}.255", country))
+        rows.append((f"2001:db8:{n << 13:x}::", f"2001:db8:{(n << 13) + 0x1FFF:x}:ffff:ffff:ffff:ffff:ffff", country))
+    return pa.table([pa.array(c) for c in zip(*rows, strict=True)], names=["first", "last", "country"])
 
 
 def _taken(words_: Iterable[str], index: np.ndarray) -> pa.StringArray:
@@ -152,7 +172,7 @@ def _event_rows(world: World, batch: Batch, events: Happenings) -> pa.Table:
         _taken(words.COUNTRIES, visits.country[at]),
         _taken(words.REFERRERS, visits.referrer[at]),
         hexed("dv-", visits.device).take(pa.array(at)),
-        _ip(visits.ip).take(pa.array(at)),
+        _ip(visits.ip, visits.origin).take(pa.array(at)),
         when,
     ], schema=EVENTS)
 
@@ -217,7 +237,7 @@ def _orders(world: World, batch: Batch, at: np.ndarray, letter: str, when: np.nd
         _taken(words.PAYMENTS, among(words.PAYMENT_SHARES, uniform(world.seed, "payment", batch.day, ord(batch.letter), number))),
         hexed("card-", card),
         hexed("dv-", visits.device[at]),
-        _ip(visits.ip[at]),
+        _ip(visits.ip[at], visits.origin[at]),
         addresses(country, number_of),
         _taken(words.COUNTRIES, visits.country[at]),
         pa.array(ring >= 0) if labelled_at is not None else pa.nulls(n, pa.bool_()),
