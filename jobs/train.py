@@ -8,6 +8,9 @@ model. With the same inputs, settings, code and seed as the candidate that is th
 With `--warm` it starts from the champion's weights and learns the newest days. What it has forgotten of older days is measured: more than
 `retraining.forgetting_margin` of the metric, or a champion that does not fit, and it is trained from scratch all the same.
 
+With `model.search` a training from scratch searches for the towers' settings first, unless an earlier night did so less than
+`every_days` ago with the same settings in shop.yaml. A killed search continues too.
+
 Exits 3 where the histories are too thin to learn from or to judge on; the message says what is missing.
 """
 
@@ -18,7 +21,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +65,9 @@ def run(night: Night) -> list[Manifest]:
     champion = _champion(night) if night.args.warm else None
     if champion is not None:
         read = (*read, Input(f"warm/{champion.name}/{champion.version}", champion.tags["weights"]))
+    earlier = earlier_search(night)
+    if earlier is not None:
+        read = (*read, Input(f"search/{shop.name}/{earlier['night']}", candidates.digest_of(earlier)))
     asked = recipe(read, settings.digest(*SECTIONS), code_version(), shop.seed)
     folder = candidates.folder_of(settings, night.run_date)
     made = candidates.Candidate.read(folder)
@@ -72,8 +78,23 @@ def run(night: Night) -> list[Manifest]:
         log.info(logs.said("would_train", run_date=night.run_date, recipe=asked, folder=str(folder)))
         return []
     with candidates.alone(folder):
-        _train(night, read, asked, champion)
+        _train(night, read, asked, champion, earlier)
     return []
+
+
+def earlier_search(night: Night) -> dict[str, Any] | None:
+    """The account of the newest search that an earlier night made with these settings and that is not `every_days` old yet."""
+    from nightmarket.registry import candidate as candidates
+
+    wanted = night.settings.shop.model.search
+    if wanted is None:
+        return None
+    for days in range(1, wanted.every_days):
+        made = candidates.Candidate.read(candidates.folder_of(night.settings, night.run_date - timedelta(days=days)))
+        found = made.training.get("search") if made is not None and made.settings == night.settings.digest(*SECTIONS) else None
+        if found is not None and (night.run_date - date.fromisoformat(found["night"])).days < wanted.every_days:
+            return dict(found)
+    return None
 
 
 def _champion(night: Night) -> RegisteredModel | None:
@@ -86,7 +107,9 @@ def _champion(night: Night) -> RegisteredModel | None:
     return found
 
 
-def _train(night: Night, read: tuple[Input, ...], asked: str, champion: RegisteredModel | None) -> None:
+def _train(
+    night: Night, read: tuple[Input, ...], asked: str, champion: RegisteredModel | None, earlier: dict[str, Any] | None,
+) -> None:
     from nightmarket.evaluate.protocol import Holdout, Trial
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender, TooLittle
@@ -114,9 +137,11 @@ def _train(night: Night, read: tuple[Input, ...], asked: str, champion: Register
     try:
         model = _warm(night, champion, histories, items, holdout.cut, work, account) if champion is not None else None
         if model is None:
-            model = Recommender.fit(histories, items, holdout.cut, shop, work, time_zone=settings.shop.time_zone)
+            model = Recommender.fit(histories, items, holdout.cut, shop, work, time_zone=settings.shop.time_zone, searched=earlier)
     except TooLittle as thin:
         raise Refused(f"gold.features of {night.run_date}: {thin}") from None
+    if (search := model.config["training"].get("search")) is not None:
+        search.setdefault("night", night.run_date.isoformat())  # of a warm start, or a later night, it is the earlier one's
     made = candidates.Candidate(
         name=shop.name, run_date=night.run_date.isoformat(), recipe=asked, inputs=read, settings=settings.digest(*SECTIONS),
         code=code_version(), seed=shop.seed, cut=holdout.cut.isoformat(), end=holdout.end.isoformat(), time_zone=settings.shop.time_zone,

@@ -230,6 +230,14 @@ class Lists(_Frozen):
         return self
 
 
+class Search(_Frozen):
+    """A search for the towers' settings around those of `model`, judged on periods before the holdout."""
+
+    trials: int = Field(default=20, ge=1, le=1000, description="Settings tried, at most; the first are shop.yaml's own.")
+    minutes: float | None = Field(default=None, gt=0, description="No trial begins after so many; without it every trial is made, and the same come of them.")
+    every_days: int = Field(default=1, ge=1, le=366, description="What a night found is taken by later nights until it is so old; 1: each training searches.")
+
+
 class Model(_Frozen):
     """The recommender's settings."""
 
@@ -248,8 +256,10 @@ class Model(_Frozen):
     epochs: int = Field(default=30, ge=1, le=1000)
     batch_size: int = Field(default=256, ge=1, description="Global: over all replicas.")
     learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-3, gt=0, le=1, description="Of the towers.")
     clip_norm: float = Field(default=1.0, gt=0)
     patience: int = Field(default=3, ge=1)
+    search: Search | None = Field(default=None, description="Settings of the towers are searched for when a model is trained from scratch.")
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     compression: Literal["none", "float16", "int8"] = Field(
         default="none", description="Smaller weights, where blessing.compression_loss is kept; otherwise the model serves as it is."

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jobs import train
+from nightmarket.command import Night
 from nightmarket.contracts import FEATURES, ITEMS
 from nightmarket.lake import Lake
 from nightmarket.registry.candidate import Candidate, folder_of
@@ -107,6 +110,51 @@ def test_the_candidate_says_all_about_itself_and_is_not_made_twice(make_settings
     again = Candidate.read(folder)
     assert again is not None and again.recipe != made.recipe
     assert all(np.array_equal(a, b) for a, b in zip(first, _weights(folder), strict=True))
+
+
+def _searched(settings: Settings, night: date, searched_on: date, digest: str) -> None:
+    """A candidate of a night that says what a search found."""
+    made = Candidate("recommender", night.isoformat(), "r", (), digest, "c", 17, "", "", "UTC",
+                     {"search": {"night": searched_on.isoformat(), "settings": {"embedding_dim": 4}, "run": 3, "trials": []}}, 0.0, 0.0, "")
+    folder = folder_of(settings, night)
+    folder.mkdir(parents=True)
+    (folder / "candidate.json").write_text(json.dumps(asdict(made)))
+
+
+def test_a_search_is_taken_over_until_it_is_too_old_or_of_other_settings(make_settings: Make) -> None:
+    settings = make_settings(time_zone="UTC", model={"search": {"trials": 3, "every_days": 5}})
+    digest = settings.digest(*train.SECTIONS)
+
+    def on(n: int) -> dict | None:
+        return train.earlier_search(Night(settings, Lake(settings.places.lake), NIGHT + timedelta(days=n), NIGHT + timedelta(days=n), "", False, False, argparse.Namespace()))
+
+    assert on(0) is None
+    _searched(settings, NIGHT, NIGHT, digest)
+    _searched(settings, NIGHT + timedelta(days=3), NIGHT, digest)
+    assert on(0) is None, "a night does not take what it, or a later one, found"
+    assert [(found or {}).get("night") for found in map(on, (1, 4, 5, 6))] == [str(NIGHT), str(NIGHT), None, None]
+    _searched(settings, NIGHT + timedelta(days=6), NIGHT + timedelta(days=6), "another")
+    assert on(7) is None
+
+
+@pytest.mark.tensorflow
+def test_the_night_takes_the_settings_that_were_found(make_settings: Make) -> None:
+    settings = shop(make_settings, users=60, search={"trials": 1, "every_days": 3})
+    assert train.main(argv(settings)) == 0
+    made = Candidate.read(folder_of(settings, NIGHT))
+    assert made is not None
+    found = made.training["search"]
+    assert (found["night"], found["run"], found["complete"], found["settings"]["embedding_dim"]) == (str(NIGHT), 1, 1, 8)
+    assert all(end <= "2026-03-28" for _, end in ((a[:10], b[:10]) for a, b in found["periods"])), "no period reaches into the holdout"
+
+    # the night before searched, and found another width
+    _searched(settings, NIGHT - timedelta(days=1), NIGHT - timedelta(days=1), settings.digest(*train.SECTIONS))
+    assert train.main(argv(settings)) == 0
+    again = Candidate.read(folder_of(settings, NIGHT))
+    assert again is not None and again.recipe != made.recipe
+    assert f"search/recommender/{NIGHT - timedelta(days=1)}" in {i.name for i in again.inputs}
+    assert again.training["search"]["night"] == str(NIGHT - timedelta(days=1))
+    assert json.loads((folder_of(settings, NIGHT) / "model" / "recommender.json").read_text())["towers"]["dim"] == 4
 
 
 @pytest.mark.tensorflow

@@ -71,6 +71,40 @@ def test_goes_on_where_it_stopped_and_counts_what_was_spent(tmp_path: Path) -> N
     assert len(calls) == 5
 
 
+@pytest.mark.parametrize("killed_at", [0, 11])
+def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path, killed_at: int) -> None:
+    calls = 0
+
+    def killed(settings: Mapping[str, Any], fold: Fold) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == killed_at + 1:
+            raise KeyboardInterrupt
+        return parabola(settings, fold)
+
+    start = {"x": 3.0, "kind": "b"}
+    whole = search(space, parabola, FOLDS, 600, tmp_path / "whole.db", "n", trials=8, start=start)
+    with pytest.raises(KeyboardInterrupt):
+        search(space, killed, FOLDS, 600, tmp_path / "killed.db", "n", trials=8, start=start)
+    resumed = search(space, killed, FOLDS, 600, tmp_path / "killed.db", "n", trials=8, start=start)
+    assert resumed.tried == whole.tried and resumed.settings == whole.settings
+    assert whole.tried[0].settings == start and whole.tried[0].losses == (9.0,) * 4
+    assert len(whole.tried) == 8 and {t.state for t in whole.tried} == {"complete", "pruned"}
+    assert whole.loss == min(t.loss for t in whole.tried if t.state == "complete")
+    assert all(len(t.losses) == 4 for t in whole.tried if t.state == "complete")
+    assert calls == 1 + sum(len(t.losses) for t in whole.tried) + (killed_at - _of_whole_trials(whole.tried, killed_at))
+
+
+def _of_whole_trials(tried: tuple[Any, ...], calls: int) -> int:
+    """Of the first calls, those of trials that were over by then."""
+    done = 0
+    for t in tried:
+        if done + len(t.losses) > calls:
+            break
+        done += len(t.losses)
+    return done
+
+
 def test_one_trial_is_finished_whatever_the_budget(tmp_path: Path) -> None:
     assert search(space, parabola, FOLDS, 0.0, tmp_path / "s.db", "n").trials == 1
 
@@ -80,6 +114,8 @@ def test_settings_that_cannot_be_learnt_from_fail_and_are_not_chosen(tmp_path: P
     assert found.settings["kind"] == "a"
     with pytest.raises(ValueError, match="no settings of 1 tried could be learnt from"):
         search(space, lambda s, f: float("nan"), FOLDS, 0.0, tmp_path / "t.db", "n")
+    with pytest.raises(ValueError, match="no settings of 3 tried could be learnt from"):
+        search(space, lambda s, f: float("nan"), FOLDS, 600, tmp_path / "u.db", "n", trials=3)
 
 
 def test_trials_are_children_of_one_run(tmp_path: Path) -> None:

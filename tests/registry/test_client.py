@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nightmarket.registry.client import Registry, RegistryError, Submission, Verification, _compare, metric_name
+from nightmarket.registry.client import Child, Registry, RegistryError, Submission, Verification, _compare, metric_name
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings, child_environment
 from tests.registry.conftest import NIGHT
@@ -86,6 +86,20 @@ def test_killed_while_logging_leaves_no_half_version(
     client = mlflow.MlflowClient(registry.uri)
     runs = client.search_runs([client.get_experiment_by_name("small/recommender").experiment_id])
     assert sorted(r.info.status for r in runs) == ["FINISHED", "KILLED"]
+
+
+def test_trials_are_runs_under_the_models_own(registry: Registry, submission: Callable[..., Submission]) -> None:
+    import mlflow
+
+    trials = [Child("trial 0", {"dim": 8}, {"loss": [2.0, 3.0], "value": [2.5]}, {"state": "complete"}),
+              Child("trial 1", {"dim": 16}, {"loss": [4.0]}, {"state": "pruned"})]
+    registered = registry.version(registry.register(submission(children=trials)))
+    client = mlflow.MlflowClient(registry.uri)
+    runs = client.search_runs([client.get_experiment_by_name("small/recommender").experiment_id], f"tags.`mlflow.parentRunId` = '{registered.run_id}'")
+    found = sorted((r.info.run_name, r.data.tags["state"], r.data.params["dim"], r.data.metrics, r.info.status) for r in runs)
+    assert found == [("trial 0", "complete", "8", {"loss": 3.0, "value": 2.5}, "FINISHED"), ("trial 1", "pruned", "16", {"loss": 4.0}, "FINISHED")]
+    whole = next(r for r in runs if r.info.run_name == "trial 0")
+    assert [(m.step, m.value) for m in client.get_metric_history(whole.info.run_id, "loss")] == [(0, 2.0), (1, 3.0)]
 
 
 def test_killed_between_version_and_ledger_is_healed(

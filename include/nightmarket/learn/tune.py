@@ -2,7 +2,8 @@
 
 Optuna (Akiba et al. 2019) draws settings by TPE; a trial is judged fold by fold, oldest first, and given up where it is behind the
 median of the others after as many folds. All trials are kept in a database: a search that was interrupted goes on where it
-stopped, and what it has spent counts.
+stopped, and what it has spent counts. What a trial draws depends on the seed and the trials finished before it alone, so a search that
+was killed ends as one that was not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -20,6 +21,9 @@ from nightmarket import log as logs
 
 _LOG = logs.logger("learn")
 _SPENT = "seconds_spent"
+_KILLED = "killed"
+_LOSSES = "losses"
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,22 @@ class Fold:
 
     learn: np.ndarray
     judge: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One finished trial."""
+
+    settings: dict[str, Any]
+    losses: tuple[float, ...]
+    """Of the folds it was judged on, oldest first; lower is better."""
+    state: str
+    """"complete", "pruned", or "fail" for settings that cannot be learnt from."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over its folds."""
+        return float(np.mean(self.losses))
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,8 @@ class Found:
     pruned: int
     seconds: float
     """Spent in all, earlier runs included."""
+    tried: tuple[Tried, ...] = ()
+    """Every finished trial, in order."""
 
 
 def folds_over_time(times: np.ndarray, folds: int, gap: float = 0.0) -> list[Fold]:
@@ -64,35 +86,45 @@ def folds_over_time(times: np.ndarray, folds: int, gap: float = 0.0) -> list[Fol
 
 
 def search(
-    space: Callable[[optuna.Trial], dict[str, Any]], judge: Callable[[Mapping[str, Any], Fold], float], folds: Sequence[Fold], seconds: float,
+    space: Callable[[optuna.Trial], dict[str, Any]], judge: Callable[[Mapping[str, Any], F], float], folds: Sequence[F], seconds: float,
     storage: Path, name: str, seed: int = 17, trials: int | None = None, tracking: Any = None, experiment: str = "tuning",
+    start: Mapping[str, Any] | None = None,
 ) -> Found:
     """Searches until `seconds` are spent over all runs of this `name`, or `trials` are finished, and returns the best settings.
 
-    `space` draws settings from a trial; `judge` returns the loss on a fold, lower is better, and NaN for settings that cannot be
-    learnt from. `storage` is an SQLite file. `tracking` is an mlflow.tracking.MlflowClient: the search becomes a run of
-    `experiment`, each trial a child of it. At least one trial is finished, whatever the budget. Raises ValueError where none is.
+    `space` draws settings from a trial; `judge` returns the loss on one of `folds` (whatever it understands), lower is better, and NaN
+    for settings that cannot be learnt from. `storage` is an SQLite file. `start`: draws of the first trial, so that the best is never worse than they are.
+    `tracking` is an mlflow.tracking.MlflowClient: the search becomes a run of `experiment`, each trial a child of it. At least one
+    trial is finished, whatever the budget. Raises ValueError where none is.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=name, storage=f"sqlite:///{storage}", load_if_exists=True, direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0))
-    # each run draws on from where the last one stopped, not the same settings again
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=6)
-    for left in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(left.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
+    running = [t.number for t in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING])]
+    killed = sorted({*study.user_attrs.get(_KILLED, []), *running})
+    study.set_user_attr(_KILLED, killed)
+    for number in running:
+        study.tell(number, state=optuna.trial.TrialState.FAIL)  # its process was killed: it is drawn again
     spent = float(study.user_attrs.get(_SPENT, 0.0))
     parent = _Run(tracking, experiment, name) if tracking is not None else None
+
+    def finished() -> list[optuna.trial.FrozenTrial]:
+        return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in killed]
 
     def done() -> int:
         return len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]))
 
-    def finished() -> int:
-        return len(study.get_trials(deepcopy=False)) - len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]))
+    def over() -> bool:
+        return spent >= seconds or (trials is not None and len(finished()) >= trials)
 
-    while (not done() or spent < seconds) and (not done() or trials is None or finished() < trials):
+    while not done() or not over():
         started = time.monotonic()
+        before = len(finished())
+        study.sampler = optuna.samplers.TPESampler(seed=seed + before, n_startup_trials=6)
+        if start is not None and not before and not study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.WAITING]):
+            study.enqueue_trial(dict(start))
         trial = study.ask()
         settings = space(trial)
         losses: list[float] = []
@@ -106,20 +138,27 @@ def search(
             if n < len(folds) - 1 and trial.should_prune():
                 state = optuna.trial.TrialState.PRUNED
                 break
+        trial.set_user_attr(_LOSSES, [v if np.isfinite(v) else None for v in losses])
         study.tell(trial, float(np.mean(losses)) if state == optuna.trial.TrialState.COMPLETE else None, state=state)
         spent += time.monotonic() - started
         study.set_user_attr(_SPENT, spent)
         if parent is not None:
             parent.child(trial.number, settings, losses, state.name)
-        _LOG.info(logs.said("trial", study=name, number=trial.number, state=state.name, loss=float(np.mean(losses)), seconds=round(spent, 1)))
-        if state == optuna.trial.TrialState.FAIL and not done() and spent >= seconds:
-            raise ValueError(f"{name}: no settings of {len(study.trials)} tried could be learnt from; widen the space")
+        _LOG.info(logs.said("trial", study=name, number=before, state=state.name, loss=float(np.mean(losses)), seconds=round(spent, 1)))
+        if not done() and over():
+            raise ValueError(f"{name}: no settings of {len(finished())} tried could be learnt from; widen the space")
     pruned = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.PRUNED]))
-    # the settings as `space` makes them, not the raw draws
-    settings = space(optuna.trial.FixedTrial(study.best_params))  # type: ignore[arg-type]
+    tried = tuple(Tried(_drawn(space, t.params), tuple(float("nan") if v is None else v for v in t.user_attrs[_LOSSES]), t.state.name.lower())
+                  for t in finished())
+    settings = _drawn(space, study.best_params)
     if parent is not None:
         parent.end(settings, study.best_value)
-    return Found(settings, study.best_value, done(), pruned, spent)
+    return Found(settings, study.best_value, done(), pruned, spent, tried)
+
+
+def _drawn(space: Callable[[optuna.Trial], dict[str, Any]], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as `space` makes them, not the raw draws."""
+    return space(optuna.trial.FixedTrial(dict(params)))  # type: ignore[arg-type]
 
 
 class _Run:

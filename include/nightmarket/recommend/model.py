@@ -11,7 +11,7 @@ Saved without pickle: `recommender.json` (config), `catalogue.json` (vocabulary 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -32,7 +32,8 @@ from nightmarket.recommend.histories import PURCHASE, VIEW, Histories, seconds
 from nightmarket.recommend.pairs import Pairs
 from nightmarket.recommend.second import Second
 from nightmarket.recommend.signals import SIGNALS, Options, Signals
-from nightmarket.recommend.training import TOWER, CannotStartWarm, TooLittle, Towers
+from nightmarket.recommend.stages import Towers
+from nightmarket.recommend.training import TOWER, CannotStartWarm, TooLittle
 from nightmarket.shop import Model as Settings
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ class Recommender:
     @classmethod
     def fit(
         cls, histories: pa.Table, items: pa.Table, cut: datetime, settings: Settings, work: Path,
-        placement: Placement | None = None, time_zone: str = "UTC", warm: Recommender | None = None,
+        placement: Placement | None = None, time_zone: str = "UTC", warm: Recommender | None = None, searched: Mapping[str, Any] | None = None,
     ) -> Recommender:
-        """Learns from events strictly before `cut`; with `warm` from that model's weights (`training.warm_start`).
+        """Learns from events strictly before `cut`; with `warm` from that model's weights (`training.warm_start`), with `searched` by the
+        settings that an earlier search found.
 
         histories: rows of `gold.features`; items: rows of `silver.items`; work: folder for examples and checkpoints, in which an
         interrupted fit with the same arguments continues. Raises TooLittle, CannotStartWarm, HistoryError, learn.loop.Diverged.
@@ -96,7 +98,7 @@ class Recommender:
         moment = float(seconds(cut))
         past = Histories.from_table(histories).before(moment).compact()
         catalogue = Catalogue.of(past.item_ids, items)
-        made = (training.train(past, catalogue, moment, settings, work, placement) if warm is None
+        made = (training.train(past, catalogue, moment, settings, work, placement, searched) if warm is None
                 else training.warm_start(past, catalogue, moment, settings, work, placement, warm.before()))
         shape = made.towers.shape
         signals = Signals(pairs_at(past, moment, PURCHASE), catalogue, training.groups_of(past), made.options)
@@ -181,7 +183,7 @@ class Recommender:
         """This model as what another starts from."""
         return training.Before(
             self._towers, self.catalogue.item_ids, float(seconds(datetime.fromisoformat(self.config["cut"]))), self._second,
-            Options(**self.config["signals"]), self.config["candidates"], {"absent_tasks": self.config["absent_tasks"]})
+            Options(**self.config["signals"]), self.config["candidates"], self.config["training"])
 
     # -- answering
 

@@ -17,7 +17,7 @@ from nightmarket.contracts import FEATURES
 from nightmarket.recommend import served
 from nightmarket.recommend.served import Question, Snapshot, answers
 from nightmarket.registry.candidate import saved_in
-from nightmarket.registry.client import Submission
+from nightmarket.registry.client import Child, Submission
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -36,13 +36,25 @@ def package(night: Night, candidate: Candidate, folder: Path, evaluation: Mappin
     questions = example(snapshot.histories)
     with logs.stage(log, "answered the input example", questions=len(questions)):
         answered = answers(Recommender.load(saved_in(folder)).standing(snapshot.histories, snapshot.as_of), questions)
-    made = submission(night.run_date, candidate.recipe, saved_in(folder), snapshot, questions, answered)
+    made = replace(submission(night.run_date, candidate.recipe, saved_in(folder), snapshot, questions, answered), children=trials(candidate))
     compression = folder / "evaluation" / "compression.json"
     if not compression.is_file():
         return made
     said = json.loads(compression.read_text(encoding="utf-8"))
     metrics = {f"compression/{name}_{column}": value for name, row in said["table"].items() for column, value in row.items()}
     return replace(made, documents={"compression.json": said}, metrics={**metrics, "compression/lost": said["lost"]["value"]})
+
+
+def trials(candidate: Candidate) -> list[Child]:
+    """The trials of the search that this very candidate made; of one that an earlier night made, that night's model has them."""
+    search = candidate.training.get("search")
+    if search is None or search["night"] != candidate.run_date:
+        return []
+    return [
+        Child(f"trial {t['number']}", t["settings"],
+              {"loss": [v for v in t["losses"] if v is not None], **({} if t["value"] is None else {"value": [t["value"]]})}, {"state": t["state"]})
+        for t in search["trials"]
+    ]
 
 
 def submission(

@@ -7,10 +7,8 @@ n, and only the last stage, which serves, has seen everything before the holdout
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,15 @@ import numpy as np
 
 from nightmarket import log as logs
 from nightmarket.learn import loop
-from nightmarket.learn.strategy import Placement, tensorflow
+from nightmarket.learn.strategy import Placement
 from nightmarket.recommend import lists as listing
-from nightmarket.recommend import ranker, second, towers
+from nightmarket.recommend import ranker, search, second, stages, towers
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.earlier import Earlier, pairs_at
 from nightmarket.recommend.histories import CART, DAY, PURCHASE, VIEW, Histories
-from nightmarket.recommend.pairs import Pairs
 from nightmarket.recommend.second import Lists, Second
 from nightmarket.recommend.signals import Groups, Options, Signals
+from nightmarket.recommend.stages import Towers
 from nightmarket.shop import Model as Settings
 
 _LOG = logs.logger("recommend")
@@ -36,14 +34,8 @@ CUTS = 6
 """Moments at which lists are made, half a fit window apart."""
 _STEPS = 2
 """Moments to a fit window: their lists look into overlapping weeks."""
-VALID_SHARE = 0.1
-"""Of shoppers, kept from the towers' first stage to stop it early."""
 LISTS, CELLS = 8_000, 2_000_000
 """Lists, and candidates in them, over all cuts; more shoppers than that are sampled, which bounds memory."""
-TOWER_WEIGHT_DECAY = 1e-3
-TOWER_EPOCHS = 12
-CONTINUED_EPOCHS = 3
-"""Of each later stage of the towers, at a quarter of the learning rate: new days are added, old ones not forgotten."""
 WARM_EPOCHS = 2
 """Of a warm start, at a quarter of the learning rate, over the newest `fit_days`: the days since the champion's, and older ones again."""
 RANKER_EPOCHS = 8
@@ -55,37 +47,6 @@ class TooLittle(ValueError):
 
 class CannotStartWarm(ValueError):
     """The earlier model does not fit these settings or this moment. The message says why; train from scratch."""
-
-
-@dataclass(frozen=True)
-class Towers:
-    """Trained towers with what turns histories into their inputs."""
-
-    model: Any
-    shape: towers.TowerShape
-    countries: tuple[str, ...]
-
-    @cached_property
-    def _encode(self) -> Callable[[Any, dict[str, np.ndarray], np.ndarray], np.ndarray]:
-        return towers.encoder(self.model)
-
-    def signal(self, codes: np.ndarray, catalogue: Catalogue) -> Callable[[Pairs, np.ndarray], np.ndarray]:
-        """A signal over the items of `catalogue`. `codes` (items,): tower code of each, 0 beyond the vocabulary."""
-        vectors = towers.item_vectors(self.model, codes, catalogue.hashed())
-        table = tensorflow().constant(vectors)
-        rows = np.arange(1, len(codes) + 1, dtype=np.int32)
-        known = list(self.countries)
-
-        def scores(asked: Pairs, users: np.ndarray) -> np.ndarray:
-            moments = towers.Moments(users, np.full(len(users), int(asked.moment)))
-            read = towers.sequences(asked.events, moments, self.shape.history, rows)
-            logits = self._encode(table, read, towers.country_codes(asked.events.countries[users], known)) @ vectors.T
-            # a probability over the catalogue: comparable between shoppers, and never negative
-            logits -= logits.max(axis=1, keepdims=True)
-            chance = np.exp(logits)
-            return (chance / chance.sum(axis=1, keepdims=True)).astype(np.float32)
-
-        return scores
 
 
 @dataclass(frozen=True)
@@ -152,16 +113,11 @@ def sample_users(past: Histories, future: Histories, seed: int, limit: int) -> t
     return users[order], weights[order].astype(np.float32)
 
 
-def held_out(user_ids: np.ndarray) -> np.ndarray:
-    """(len,) bool: shoppers kept for early stopping, by a hash of their id, so the same ones in every run."""
-    return np.array([
-        int.from_bytes(hashlib.blake2b(str(u).encode(), digest_size=4, person=b"valid").digest(), "big") < VALID_SHARE * 2**32
-        for u in user_ids
-    ], dtype=bool)
-
-
-def train(past: Histories, catalogue: Catalogue, cut: float, settings: Settings, work: Path, placement: Placement) -> Trained:
-    """Learns everything. `past` ends at `cut` and its vocabulary has items with events only. Raises TooLittle."""
+def train(
+    past: Histories, catalogue: Catalogue, cut: float, settings: Settings, work: Path, placement: Placement, searched: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Learns everything. `past` ends at `cut` and its vocabulary has items with events only. `searched`: the account of an earlier
+    search for settings (`search.settle`), whose winner is taken instead of searching again. Raises TooLittle."""
     if past.items < 2:
         raise TooLittle(f"{past.items} item(s) before the holdout; there is nothing to choose between. Deliver more items")
     bought = past.of(PURCHASE)
@@ -190,17 +146,19 @@ def train(past: Histories, catalogue: Catalogue, cut: float, settings: Settings,
     newest = pairs_at(past, cuts[-1], PURCHASE)
     options = Earlier(newest, Signals(newest, priced, groups, options), bought.between(cuts[-1], cut), 0).suited(repeats=True).signals.options
 
-    names = tuple(sorted({c for c in past.countries if c}))
-    shape = towers.TowerShape(items=past.items, countries=len(names), dim=settings.embedding_dim, history=settings.max_history)
-    codes = np.arange(1, past.items + 1, dtype=np.int32)
-    trainer = _tower_trainer(past, priced, shape, settings, placement)
-    current = Towers(trainer.model, shape, names)
+    chosen = settings
+    if settings.search is not None:
+        account["search"] = dict(searched) if searched is not None else _search(past, catalogue, groups, first, cuts, settings, work, placement)
+        chosen = settings.model_copy(update=account["search"]["settings"])
+    shape, codes = stages.shape_of(past, chosen), stages.codes_of(past)
+    trainer = stages.trainer(stages.task_of(past, priced, shape, chosen), chosen, placement)
+    current = Towers(trainer.model, shape, stages.names_of(past))
     parts: list[Lists] = []
     most = max(min(LISTS, CELLS // settings.candidates) // len(cuts), 1)
     begin = first
     for n, moment in enumerate([*cuts, cut]):
         with logs.stage(_LOG, "towers_trained", stage=n + 1, of=len(cuts) + 1) as said:
-            history = _tower_stage(trainer, past, current, codes, begin, moment, n, settings, work)
+            history = stages.stage(trainer, past, shape, begin, moment, n, chosen, work)
             said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None}
             account[f"towers_{n}"] = history[-1] if history else {}
         begin = moment
@@ -222,6 +180,20 @@ def train(past: Histories, catalogue: Catalogue, cut: float, settings: Settings,
     return Trained(current, found, options, account | {"second": found.account})
 
 
+def _search(
+    past: Histories, catalogue: Catalogue, groups: Groups, first: float, cuts: list[float], settings: Settings, work: Path, placement: Placement,
+) -> dict[str, Any]:
+    """The account of a search for the towers' settings; shop.yaml's own where no period can be judged on."""
+    def priced(moment: float) -> Catalogue:
+        seen = Signals(pairs_at(past, moment, PURCHASE), catalogue, groups, Options(seed=settings.seed))
+        return catalogue.with_prices(np.exp(seen.log_price).astype(np.float32))
+
+    periods = search.periods_of(past, priced, first, cuts, settings, work)
+    if not periods:
+        return {"settings": {}, "run": 0, "trials": [], "why": "no period before the holdout has purchase days to judge on"}
+    return search.settle(periods, settings, work, placement)
+
+
 @dataclass(frozen=True)
 class Before:
     """A trained model that another starts from."""
@@ -235,7 +207,7 @@ class Before:
     options: Options
     candidates: int
     account: dict[str, Any]
-    """absent_tasks."""
+    """Of its training: absent_tasks, and what was settled for it."""
 
 
 def warm_start(past: Histories, catalogue: Catalogue, cut: float, settings: Settings, work: Path, placement: Placement, before: Before) -> Trained:
@@ -245,8 +217,9 @@ def warm_start(past: Histories, catalogue: Catalogue, cut: float, settings: Sett
     moments that the towers have seen beyond, and it would learn to trust them too much; so it is left to the next training from scratch.
     Items and countries that `before` did not know begin with their content alone. Raises CannotStartWarm.
     """
-    names = tuple(sorted({c for c in past.countries if c}))
-    shape = towers.TowerShape(items=past.items, countries=len(names), dim=settings.embedding_dim, history=settings.max_history)
+    settled = {"search": before.account["search"]} if settings.search is not None and "search" in before.account else {}
+    chosen = settings.model_copy(update=settled.get("search", {}).get("settings", {}))
+    names, shape = stages.names_of(past), stages.shape_of(past, chosen)
     old = before.towers.shape
     if (old.dim, old.history, before.candidates) != (shape.dim, shape.history, settings.candidates):
         raise CannotStartWarm(f"the earlier model has dim {old.dim}, history {old.history} and {before.candidates} candidates; "
@@ -257,20 +230,21 @@ def warm_start(past: Histories, catalogue: Catalogue, cut: float, settings: Sett
     if absent != before.account["absent_tasks"]:
         raise CannotStartWarm("the shop has other behaviours than the earlier model learnt")
     charged = Signals(pairs_at(past, cut, PURCHASE), catalogue, groups_of(past), before.options).log_price
-    trainer = _tower_trainer(past, catalogue.with_prices(np.exp(charged).astype(np.float32)), shape, settings, placement)
+    priced = catalogue.with_prices(np.exp(charged).astype(np.float32))
+    trainer = stages.trainer(stages.task_of(past, priced, shape, chosen), chosen, placement)
     tables = {"identity": _rows_of(before.item_ids, past.item_ids), "country_of": _rows_of(before.towers.countries, names)}
     towers.take_over(trainer.model, before.towers.model, tables)
-    codes = np.arange(1, past.items + 1, dtype=np.int32)
+    codes = stages.codes_of(past)
     begin = min(before.cut, cut - settings.fit_days * DAY)
     folder = work / "towers-warm"
     files, examples = towers.write(folder, "train", past, begin, cut, shape, codes, towers.country_codes(past.countries, list(names)), settings.seed)
-    plan = loop.Plan(epochs=WARM_EPOCHS, learning_rate=settings.learning_rate * 0.25, patience=settings.patience, checkpoint_steps=200)
+    plan = loop.Plan(epochs=WARM_EPOCHS, learning_rate=chosen.learning_rate * 0.25, patience=settings.patience, checkpoint_steps=200)
     with logs.stage(_LOG, "towers_continued", examples=examples) as said:
-        history = trainer.fit(towers.examples(files, shape, settings.batch_size, settings.seed), None, plan, folder) if examples else []
+        history = trainer.fit(towers.examples(files, shape, chosen.batch_size, settings.seed), None, plan, folder) if examples else []
         said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None}
     account = {
         "items": past.items, "shoppers": len(np.unique(past.user)), "absent_tasks": absent, "second": before.second.account,
-        "towers_warm": history[-1] if history else {}, "new_items": int(past.items - len(tables["identity"][0])),
+        "towers_warm": history[-1] if history else {}, "new_items": int(past.items - len(tables["identity"][0])), **settled,
     }
     return Trained(Towers(trainer.model, shape, names), before.second, before.options, account)
 
@@ -281,37 +255,6 @@ def _rows_of(old: Any, new: Any) -> tuple[np.ndarray, np.ndarray]:
     both = [(place[name], n + 1) for n, name in enumerate(new) if name in place]
     from_, to = zip(*both, strict=True) if both else ((), ())
     return np.array(from_, np.int64), np.array(to, np.int64)
-
-
-def _tower_trainer(past: Histories, priced: Catalogue, shape: towers.TowerShape, settings: Settings, placement: Placement) -> loop.Trainer:
-    # what negatives are drawn by; a proposal that the loss corrects for, so it may be of all time
-    frequency = np.concatenate([[0.0], np.bincount(past.of(PURCHASE).item, minlength=past.items)])
-    return loop.Trainer(
-        towers.RetrievalTask(shape, towers.content_table(priced), frequency, settings.seed), placement, settings.batch_size,
-        settings.clip_norm, settings.seed, TOWER_WEIGHT_DECAY)
-
-
-def _tower_stage(
-    trainer: loop.Trainer, past: Histories, current: Towers, codes: np.ndarray, begin: float, end: float, stage: int, settings: Settings,
-    work: Path,
-) -> list[dict[str, float]]:
-    """One stage: the first from scratch, stopped early by shoppers kept out; later ones continue on the purchase days since."""
-    folder, shape = work / f"towers-{stage}", current.shape
-    country = towers.country_codes(past.countries, list(current.countries))
-    first = stage == 0
-    kept_out = held_out(past.user_ids)
-    learners = past.where(~kept_out[past.user]) if first else past
-    files, examples = towers.write(folder, "train", learners, begin, end, shape, codes, country, settings.seed)
-    if not examples:
-        return []
-    valid = None
-    if first:
-        valid_files, some = towers.write(folder, "valid", past.where(kept_out[past.user]), begin, end, shape, codes, country, settings.seed)
-        valid = towers.examples(valid_files, shape, settings.batch_size, None) if some else None
-    plan = loop.Plan(
-        epochs=min(TOWER_EPOCHS, settings.epochs) if first else min(CONTINUED_EPOCHS, settings.epochs),
-        learning_rate=settings.learning_rate * (1.0 if first else 0.25), patience=settings.patience, checkpoint_steps=200)
-    return trainer.fit(towers.examples(files, shape, settings.batch_size, settings.seed + stage), valid, plan, folder)
 
 
 def _lists(signals: Signals, future: Histories, moment: int, limit: int, settings: Settings) -> Lists:

@@ -10,10 +10,11 @@ It appears by one rename, so a reader sees a whole candidate or none.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -61,6 +62,11 @@ class Candidate:
 
     def as_input(self) -> Input:
         return Input(f"candidate/{self.name}/{self.run_date}", self.recipe)
+
+
+def digest_of(account: Mapping[str, Any]) -> str:
+    """Of a part of a candidate's account that another candidate was made from."""
+    return hashlib.sha256(json.dumps(account, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def folder_of(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> Path:

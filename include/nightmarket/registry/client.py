@@ -90,6 +90,17 @@ class RegisteredModel:
 
 
 @dataclass(frozen=True)
+class Child:
+    """A run of MLflow under the model's own: a trial of the search that settled its settings."""
+
+    name: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Sequence[float]]
+    """By name, the values of steps 0, 1, …."""
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Submission:
     """A candidate as it is handed in. Two submissions with one recipe and the same weights are the same candidate."""
 
@@ -113,6 +124,7 @@ class Submission:
     """File name to content: text as it is, anything else as JSON."""
     folders: Mapping[str, Path] = field(default_factory=dict)
     """Artifact folder name to a folder of this machine."""
+    children: Sequence[Child] = ()
 
 
 @dataclass(frozen=True)
@@ -319,6 +331,11 @@ class Registry:
             now = int(time.time() * 1000)
             client.log_batch(run_id, params=[Param(k, str(v)[:MAX_PARAM_VAL_LENGTH]) for k, v in submission.params.items()])
             client.log_batch(run_id, [Metric(metric_name(n), v, now, 0) for n, v in submission.metrics.items()])
+            for child in submission.children:
+                under = client.create_run(experiment, tags={**child.tags, "recipe": submission.recipe, "mlflow.parentRunId": run_id}, run_name=child.name)
+                client.log_batch(under.info.run_id, params=[Param(k, str(v)) for k, v in child.params.items()], metrics=[
+                    Metric(metric_name(n), v, now, step) for n, values in child.metrics.items() for step, v in enumerate(values)])
+                client.set_terminated(under.info.run_id)
             # log_model would load the model here and answer the input example; a fresh process does that, under a time limit
             logged = client.create_logged_model(experiment, self.model, run_id, tags=tags)
             mlflow.pyfunc.save_model(
