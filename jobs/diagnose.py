@@ -28,6 +28,8 @@ def text(found: Diagnosis) -> str:
     """The screen."""
     lines = [f"night {found.night}" + (f", run {found.run_id}" if found.run_id else "")]
     lines.append(f"step  {found.step}: {found.state}" if found.step else f"state {found.state}")
+    if found.model:
+        lines.append(f"model {found.model}")
     if found.why:
         lines.append(f"why   {found.why}")
     lines += ["", "likely cause", f"  {found.cause}", "next", f"  {found.command}"]

@@ -22,6 +22,7 @@ from nightmarket import log as logs
 from nightmarket.contracts import ENTITIES, Dataset
 from nightmarket.lake import Input, Lake, LakeError, Manifest, code_version, days, recipe
 from nightmarket.monitor.account import Account
+from nightmarket.registry.kinds import about
 from nightmarket.shop import Settings, ShopError, load_shop
 
 DONE, FAULT, USAGE, REFUSED = 0, 1, 2, 3
@@ -111,7 +112,7 @@ def main(
     except SystemExit as stop:
         return int(stop.code or 0)
     started = time.monotonic()
-    account = Account(name, args.run_date, args.run_id)
+    account = Account(name, args.run_date, args.run_id, about(name, getattr(args, "model", None)))
 
     def body(peak_mb: Callable[[], float]) -> None:
         first = args.from_date or args.run_date

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from jobs import diagnose
+from jobs import diagnose, metrics
+from jobs.register import kind_argument
 from nightmarket import command, log
 from nightmarket.command import Night, Refused
 from nightmarket.contracts import EVENTS, QUALITY
 from nightmarket.lake import Lake, Manifest
 from nightmarket.monitor import account
 from nightmarket.monitor.diagnosis import relevant, state_of
+from nightmarket.monitor.metrics import text_file
+from nightmarket.monitor.summary import morning, trouble
 from nightmarket.shop import PROJECT, Settings
 from tests.registry.nights import D
 
@@ -26,7 +29,7 @@ DAY = D(0)
 
 
 def run(settings: Settings, step: str, body: Callable[[Night], list[Manifest]], night: date = DAY, *more: str) -> int:
-    return command.main(step, "doc", body, ["--shop", str(settings.file), "--run-date", str(night), *more])
+    return command.main(step, "doc", body, ["--shop", str(settings.file), "--run-date", str(night), *more], kind_argument)
 
 
 def fine(_: Night) -> list[Manifest]:
@@ -142,6 +145,62 @@ def test_the_first_step_that_failed_is_the_one(settings: Settings, capsys: pytes
     assert "Every step that ran ended well." in shown(settings, capsys, "--run-date", str(DAY))
 
 
+@pytest.mark.parametrize("step", ["register", "bless", "retrain"])
+def test_a_kind_whose_step_failed_is_not_hidden_by_one_whose_step_did_well(
+    settings: Settings, capsys: pytest.CaptureFixture[str], step: str,
+) -> None:
+    run(settings, step, fine, D(0), "--model", "recommender")
+    run(settings, step, broken, D(1), "--model", "recommender", "--run-id", "n")
+    run(settings, step, fine, D(1), "--model", "forecaster", "--run-id", "n")
+    assert [(s, state) for s, state, _ in trouble(settings, D(1))] == [(f"{step} (recommender)", "failed")]
+    letter = morning(settings, Lake(settings.places.lake), D(1))
+    assert letter.tone == "bad" and letter.subject.endswith(f"{step} (recommender) needs you")
+    told = json.loads(shown(settings, capsys, "--run-date", str(D(1)), "--json"))
+    assert (told["step"], told["model"], told["state"], told["last_good"]) == (step, "recommender", "failed", str(D(0)))
+    assert told["command"].endswith(f"python -m jobs.{step} --run-date {D(1)} --model recommender")
+    assert told["steps"] == [[f"{step} (recommender)", "failed"], [f"{step} (forecaster)", "done"]]
+    assert metrics.main(["--shop", str(settings.file), "--run-date", str(D(1))]) == 0
+    lines = text_file(settings).read_text().splitlines()
+    assert f'nightmarket_step_runs{{model="recommender",outcome="fault",shop="small",step="{step}"}} 1.0' in lines
+    assert f'nightmarket_step_runs{{model="forecaster",outcome="done",shop="small",step="{step}"}} 1.0' in lines
+    run(settings, step, fine, D(1), "--model", "recommender")
+    assert trouble(settings, D(1)) == []
+
+
+def test_accounts_that_name_no_model_are_read_as_before(settings: Settings) -> None:
+    """Of register nobody knows whose it was: the next one, whosever it is, stands for it. Training is the recommender's own."""
+    lines = [{"step": s, "run_date": str(DAY), "run_id": "", "pid": 1_000_000 + n, "at": f"2026-03-02T02:00:0{n}+00:00", **e} for n, s, e in (
+        (1, "train", {"event": "began"}), (1, "train", {"event": "ended", "exit_code": 0, "why": "", "log": []}),
+        (2, "register", {"event": "began"}), (2, "register", {"event": "ended", "exit_code": 1, "why": "gone", "log": []}))]
+    file = account.file_of(settings.places.logs, DAY)
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [(r.step, r.model, r.name) for r in account.runs(settings.places.logs, DAY)] == [
+        ("train", "recommender", "train"), ("register", "", "register")]
+    assert trouble(settings, DAY) == [("register", "failed", "gone")]
+    run(settings, "register", fine, DAY, "--model", "screener")
+    assert trouble(settings, DAY) == []
+
+
+def test_a_judgement_that_is_out_of_date_is_made_again_by_its_own_kind(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    def late(_: Night) -> list[Manifest]:
+        raise Refused("it was judged against champion 3, and 4 serves")
+
+    run(settings, "bless", late, DAY, "--model", "screener")
+    text = shown(settings, capsys, "--run-date", str(DAY))
+    assert f"python -m jobs.judge_screener --run-date {DAY} --force; then python -m jobs.register --run-date {DAY} --model screener and" in text
+    assert "step  bless: refused\nmodel screener\n" in text
+
+
+def test_the_log_of_a_mapped_task_is_that_of_its_kind(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    run(settings, "retrain", broken, DAY, "--model", "recommender", "--run-id", "manual__1")
+    for n, kind in enumerate(("recommender", "forecaster")):
+        folder = settings.places.root / "airflow" / "logs" / "dag_id=nightly" / "run_id=manual__1" / "task_id=retrain" / f"map_index={n}"
+        folder.mkdir(parents=True)
+        (folder / "attempt=1.log").write_text(json.dumps({"logger": "x.JobOperator", "event": f"planned model={kind}", "level": "info"}) + "\n")
+    assert "map_index=0" in shown(settings, capsys, "--run-date", str(DAY))
+
+
 def test_a_run_that_nobody_knows_is_usage(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     run(settings, "ingest", fine, DAY, "--run-id", "manual__1")
     assert diagnose.main(["--shop", str(settings.file), "--run-id", "manual__2"]) == 2
@@ -185,6 +244,6 @@ def test_constants_are_of_known_steps() -> None:
     from nightmarket.monitor.diagnosis import CAUSES
     from nightmarket.steps import STEPS
 
-    filled = [c.command.format(step="x", night="y", root="z") for c in CAUSES]
+    filled = [c.command.format(again="python -m jobs.x", judge="python -m jobs.evaluate", model="", night="y", root="z") for c in CAUSES]
     named = {w.removeprefix("jobs.") for text in filled for w in text.replace(";", " ").split() if w.startswith("jobs.")}
     assert named <= {s.name for s in STEPS} | {"x", "ledger"}

@@ -71,8 +71,8 @@ def test_every_metric_has_its_value(settings: Settings) -> None:
     assert [of("screening_drift", kind="order", what=w) for w in ("score", "device.rows.1d")] == [0.1, 0.3]
     assert (of("screening_precision_ratio", kind="order"), of("screening_decision_hours", kind="order")) == (0.75, 11.5)
     # killed: began, did not end, and no such process is there
-    assert [of("step_runs", step=s, outcome=o) for s, o in (("clean", "fault"), ("clean", "done"), ("gate", "killed"))] == [1, 1, 1]
-    assert of("step_run_seconds", step="clean") == 30 and of("switched_off", what="online_updates") == 1
+    assert [of("step_runs", step=s, model="", outcome=o) for s, o in (("clean", "fault"), ("clean", "done"), ("gate", "killed"))] == [1, 1, 1]
+    assert of("step_run_seconds", step="clean", model="") == 30 and of("switched_off", what="online_updates") == 1
     assert of("online_updates", outcome="dropped") == 1 and of("live_event_timestamp_seconds") == END - 60
     assert of("experiment_status", experiment="warmer", status="running") == 1 and of("experiment_status", experiment="warmer", status="won") == 0
     assert of("experiment_enrolment_ratio", experiment="warmer") == 0.1

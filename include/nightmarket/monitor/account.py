@@ -2,7 +2,8 @@
 
 `<root>/logs/steps/<run date>.jsonl` gets a line when a step begins and one when it ends, with exit code, reason and, where it did
 not end well, the last lines of its log. A step that was killed has a beginning and no end. Lines are appended whole (one write of
-a file opened for appending), so steps that run at once do not spoil each other's.
+a file opened for appending), so steps that run at once do not spoil each other's. A line names the kind of model that the run is about;
+lines of an older account do not, and a run of `register` there is about nobody knows which.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from nightmarket.registry import kinds
 
 KEPT_LINES = 40
 """Of a step's log, kept where it did not end well."""
@@ -39,6 +42,13 @@ class Run:
     """None: it goes on, or it was killed."""
     why: str = ""
     log: tuple[str, ...] = ()
+    model: str = ""
+    """Id of the kind of model that it is about; empty where that is none, all, or not known."""
+
+    @property
+    def name(self) -> str:
+        """The step, and the kind of model where the step alone does not say it."""
+        return f"{self.step} ({self.model})" if self.model and self.step in kinds.SHARED else self.step
 
     @property
     def alive(self) -> bool:
@@ -64,6 +74,7 @@ class Account:
     step: str
     run_date: date
     run_id: str
+    model: str = ""
     _file: Path | None = None
     _tail: _Tail = field(default_factory=_Tail)
 
@@ -89,7 +100,7 @@ class Account:
             root.removeHandler(self._tail)
 
     def _append(self, said: dict[str, Any]) -> None:
-        line = {"step": self.step, "run_date": self.run_date.isoformat(), "run_id": self.run_id, "pid": os.getpid(),
+        line = {"step": self.step, "model": self.model, "run_date": self.run_date.isoformat(), "run_id": self.run_id, "pid": os.getpid(),
                 "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **said}
         assert self._file is not None
         try:
@@ -122,7 +133,8 @@ def runs(logs: Path, run_date: date) -> list[Run]:
         except json.JSONDecodeError:
             continue
         if said["event"] == "began":
-            made.append(Run(said["step"], said["run_date"], said["run_id"], said["pid"], said["at"]))
+            model = said.get("model") or kinds.about(said["step"])
+            made.append(Run(said["step"], said["run_date"], said["run_id"], said["pid"], said["at"], model=model))
             continue
         for n in range(len(made) - 1, -1, -1):
             run = made[n]
@@ -130,3 +142,15 @@ def runs(logs: Path, run_date: date) -> list[Run]:
                 made[n] = Run(**{**asdict(run), "ended_at": said["at"], "exit_code": said["exit_code"], "why": said["why"], "log": tuple(said["log"])})
                 break
     return made
+
+
+def newest(made: Iterable[Run]) -> dict[tuple[str, str], Run]:
+    """The newest run of each step for each kind of model, by (step, model). A run that names no kind stands for all of them, and the
+    next run of the step replaces it, whichever kind that is about."""
+    found: dict[tuple[str, str], Run] = {}
+    for run in made:
+        over = [key for key in found if key[0] == run.step and (not run.model or key[1] in ("", run.model))]
+        for key in over:
+            del found[key]
+        found[run.step, run.model] = run
+    return found

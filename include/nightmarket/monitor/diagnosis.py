@@ -19,6 +19,7 @@ from nightmarket.lake import Lake, Manifest
 from nightmarket.monitor import account
 from nightmarket.monitor.account import Run
 from nightmarket.quality.outbox import Outbox
+from nightmarket.registry import kinds
 from nightmarket.shop import Settings
 from nightmarket.steps import STEPS
 
@@ -29,7 +30,8 @@ _TROUBLE = re.compile(r"\b(ERROR|CRITICAL|Traceback|Error:|Exception:|refused|Re
 
 @dataclass(frozen=True)
 class Cause:
-    """A pattern in a step's last words, what it means, and what to type. `{step}`, `{night}` and `{root}` are filled in."""
+    """A pattern in a step's last words, what it means, and what to type. Filled in: `{again}`, the command of the step; `{judge}`, that of
+    its kind of model's evaluation; `{model}`, the kind as an argument; `{night}` and `{root}`."""
 
     pattern: str
     means: str
@@ -38,31 +40,31 @@ class Cause:
 
 CAUSES: tuple[Cause, ...] = (
     Cause(r"model registry at \S+ (does not answer|failed)", "The model registry is down or cannot be reached.",
-          "start it (`make up`), or mend MLFLOW_TRACKING_URI; then python -m jobs.{step} --run-date {night}"),
+          "start it (`make up`), or mend MLFLOW_TRACKING_URI; then {again}"),
     Cause(r"No space left on device|Errno 28|Disk quota exceeded", "The disk is full.",
-          "df -h {root}; make room; then python -m jobs.{step} --run-date {night}"),
+          "df -h {root}; make room; then {again}"),
     Cause(r"File too large|Errno 27", "A file was not allowed to grow: a limit of the process or the file system.",
-          "ulimit -f; df -h {root}; then python -m jobs.{step} --run-date {night}"),
+          "ulimit -f; df -h {root}; then {again}"),
     Cause(r"Read-only file system|Permission denied|Errno 13|Errno 30", "A folder of the shop cannot be written.",
-          "ls -ld {root} {root}/lake; mend owner and mode; then python -m jobs.{step} --run-date {night}"),
+          "ls -ld {root} {root}/lake; mend owner and mode; then {again}"),
     Cause(r"is being written by another process", "Two runs wanted the same night at once; the other one goes on.",
-          "wait for the other run; then python -m jobs.{step} --run-date {night}"),
+          "wait for the other run; then {again}"),
     Cause(r"was expected at .* and is at", "Two nights decided about the same model at once; one of them moved the alias.",
-          "python -m jobs.ledger; then python -m jobs.evaluate --run-date {night} --force and python -m jobs.bless --run-date {night}"),
+          "python -m jobs.ledger; then {judge} --force and python -m jobs.bless --run-date {night}{model}"),
     Cause(r"was judged against champion", "The champion changed between evaluation and decision.",
-          "python -m jobs.evaluate --run-date {night} --force; then python -m jobs.register and jobs.bless of the night"),
+          "{judge} --force; then python -m jobs.register --run-date {night}{model} and python -m jobs.bless --run-date {night}{model}"),
     Cause(r"the gate refused the night|nothing downstream may use it", "The data gate refused the night's delivery.",
           "read the report under {root}/reports/quality/{night}; have the delivery mended; then ingest, clean and gate of the night again"),
     Cause(r"was not judged|is not published", "An earlier step of the night did not run or did not end.",
-          "run the step that the message names, then python -m jobs.{step} --run-date {night}"),
+          "run the step that the message names, then {again}"),
     Cause(r"OutOfMemory|MemoryError|Cannot allocate memory|ResourceExhausted|Java heap space", "The machine, or the JVM, ran out of memory.",
-          "free -h; lower demands (NIGHTMARKET_SPARK_MEMORY, model.batch_size); then python -m jobs.{step} --run-date {night}"),
+          "free -h; lower demands (NIGHTMARKET_SPARK_MEMORY, model.batch_size); then {again}"),
     Cause(r"is not a number at epoch|is not finite", "Training diverged.",
-          "lower model.learning_rate or use model.precision: float32 in shop.yaml; then python -m jobs.{step} --run-date {night} --force"),
+          "lower model.learning_rate or use model.precision: float32 in shop.yaml; then {again} --force"),
     Cause(r"UNAUTHENTICATED|StatusCode\.UNAVAILABLE|Py4JNetworkError|SparkConnectGrpcException", "The shared Spark server is gone or refuses the token.",
-          "make down; make up; or unset SPARK_REMOTE; then python -m jobs.{step} --run-date {night}"),
+          "make down; make up; or unset SPARK_REMOTE; then {again}"),
     Cause(r"shop\.yaml|: \d+ problems?\b", "shop.yaml or an argument is wrong; the message names the line and the remedy.",
-          "mend it; then python -m jobs.{step} --run-date {night}"),
+          "mend it; then {again}"),
     Cause(r"mails? .*(waiting|undelivered)|SMTP|ConnectionRefusedError.*25", "The mail server does not take mails; they wait in the outbox.",
           "mend `mail` in shop.yaml or start the server; then python -m jobs.send --run-date {night}"),
 )
@@ -85,6 +87,8 @@ class Diagnosis:
     run_id: str | None
     step: str | None
     """The first step that did not end well; None where all that ran did."""
+    model: str
+    """Id of the kind of model that it was about; empty where none."""
     state: str
     """failed, refused, wrong usage, killed, running, done, or not run."""
     why: str
@@ -97,7 +101,7 @@ class Diagnosis:
     cause: str
     command: str
     steps: tuple[tuple[str, str], ...]
-    """(step, state) of the whole night."""
+    """(step and, where kinds share it, kind of model; state) of the whole night."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -137,24 +141,23 @@ def diagnose(settings: Settings, night: date, run_id: str | None = None) -> Diag
     """Everything about a night, or about one run of it."""
     lake, logs = Lake(settings.places.lake), settings.places.logs
     ran = [r for r in account.runs(logs, night) if run_id is None or r.run_id == run_id]
-    newest = {r.step: r for r in ran}
     order = {s.name: n for n, s in enumerate(STEPS)}
-    states = {step: state_of(run) for step, run in newest.items()}
-    bad = sorted((s for s, state in states.items() if state not in ("done", "running")), key=lambda s: order.get(s, len(order)))
-    step = bad[0] if bad else None
-    run = newest[step] if step else None
+    newest = sorted(account.newest(ran).values(), key=lambda r: order.get(r.step, len(order)))
+    states = {r.name: state_of(r) for r in newest}
+    run = next((r for r in newest if state_of(r) not in ("done", "running")), None)
+    step = run.step if run else None
     log_file = _airflow_log(settings, run) if run else None
     words = _airflow_words(log_file) if log_file else list(run.log) if run else []
     why = run.why.strip() if run else ""
     spec = next((s for s in STEPS if s.name == step), None)
     reads = spec.reads if spec else ()
-    good = _last_good(lake, logs, night, step)
-    cause, command = _cause(settings, night, step, states.get(step or "", ""), "\n".join([why, *words]))
+    good = _last_good(lake, logs, night, run)
+    cause, command = _cause(settings, night, run, "\n".join([why, *words]))
     return Diagnosis(
-        night, run_id or (run.run_id if run else None) or None, step, states[step] if step else _whole(states), _last_line(why) or (words[-1] if words else ""),
+        night, run_id or (run.run_id if run else None) or None, step, run.model if run else "", state_of(run) if run else _whole(states), _last_line(why) or (words[-1] if words else ""),
         tuple(relevant([*words, *([] if log_file else why.splitlines())])), log_file, tuple((d.id, _said(lake.manifest(d, night))) for d in reads), good,
         tuple(changes(lake, good, night)) if good else (), cause, command,
-        tuple((s.name, states[s.name]) for s in STEPS if s.name in states), tuple(_notes(settings, lake, night)),
+        tuple((r.name, state_of(r)) for r in newest if r.step in order), tuple(_notes(settings, lake, night)),
     )
 
 
@@ -211,13 +214,14 @@ def _list(value: Any) -> str:
     return ", ".join(map(str, value)) if value else "none"
 
 
-def _last_good(lake: Lake, logs: Path, night: date, step: str | None) -> date | None:
+def _last_good(lake: Lake, logs: Path, night: date, run: Run | None) -> date | None:
     """The newest earlier night of which the step ended well; without accounts, of which it, or the gate, published something."""
     for earlier in reversed([d for d in account.nights(logs) if d < night]):
-        newest = {r.step: r for r in account.runs(logs, earlier)}
-        if step in newest and newest[step].exit_code == 0:
+        newest = account.newest(account.runs(logs, earlier))
+        before = (newest.get((run.step, run.model)) or newest.get((run.step, ""))) if run else None
+        if before is not None and before.exit_code == 0:
             return earlier
-    spec = next((s for s in STEPS if s.name == step), None)
+    spec = next((s for s in STEPS if run is not None and s.name == run.step), None)
     made: Dataset = spec.writes[0] if spec and spec.writes else QUALITY
     nights = [d for d in lake.dates(made) if d < night]
     return nights[-1] if nights else None
@@ -230,15 +234,18 @@ def _said(made: Manifest | None) -> str:
     return f"{made.rows_out:,} rows" + (f", {rejected:,} rejected" if rejected else "") + f", digest {made.digest[-12:]}, made {made.created_at or '?'}"
 
 
-def _cause(settings: Settings, night: date, step: str | None, state: str, words: str) -> tuple[str, str]:
-    if step is None:
+def _cause(settings: Settings, night: date, run: Run | None, words: str) -> tuple[str, str]:
+    if run is None:
         return ("Every step that ran ended well.", f"python -m jobs.diagnose --run-date {night} --json")
-    filled = {"step": step, "night": night.isoformat(), "root": str(settings.places.root)}
+    model = f" --model {run.model}" if run.model else ""
+    judge = kinds.kind(run.model or kinds.RECOMMENDER.id).evaluate
+    again = f"python -m jobs.{run.step} --run-date {night}{model if run.step in kinds.SHARED else ''}"
+    filled = {"again": again, "judge": f"python -m jobs.{judge} --run-date {night}", "model": model, "night": night.isoformat(),
+              "root": str(settings.places.root)}
     for cause in CAUSES:
         if re.search(cause.pattern, words):
             return cause.means, cause.command.format(**filled)
-    again = f"python -m jobs.{step} --run-date {night}"
-    if state == "killed":
+    if (state := state_of(run)) == "killed":
         return ("It began and never ended: killed, by hand, by the machine running out of memory, or with its machine.",
                 f"dmesg | grep -i 'killed process'; then {again}")
     if state == "refused":
@@ -260,11 +267,14 @@ def _notes(settings: Settings, lake: Lake, night: date) -> list[str]:
 
 
 def _airflow_log(settings: Settings, run: Run) -> Path | None:
-    """The newest attempt's log of the step's task, where Airflow ran it."""
+    """The newest attempt's log of the step's task, where Airflow ran it; of a step that ran for each kind of model, this kind's."""
     if not run.run_id:
         return None
     home = settings.places.root / "airflow" / "logs"
     found = sorted(home.glob(f"dag_id=*/run_id={_globbed(run.run_id)}/task_id={run.step}/**/attempt=*.log"), key=lambda p: p.stat().st_mtime)
+    if run.model and run.step in kinds.SHARED:  # mapped tasks have one name: the log's own lines say whose it is
+        own = re.compile(rf"\bmodel={re.escape(run.model)}\b")
+        found = [p for p in found if own.search(p.read_text(errors="replace"))]
     return found[-1] if found else None
 
 

@@ -103,8 +103,8 @@ METRICS = (
     # -- service
     Metric("nightmarket_step_seconds", "Time that making the night's partition took.", ("dataset",)),
     Metric("nightmarket_step_peak_memory_bytes", "Largest memory of the process that made the night's partition.", ("dataset",)),
-    Metric("nightmarket_step_run_seconds", "Time that the newest ended run of the step took in the night.", ("step",)),
-    Metric("nightmarket_step_runs", "Runs of the step in the night by how they ended.", ("step", "outcome")),
+    Metric("nightmarket_step_run_seconds", "Time that the newest ended run of the step took in the night; model: the kind that it was about.", ("step", "model")),
+    Metric("nightmarket_step_runs", "Runs of the step in the night by how they ended; model: the kind that they were about.", ("step", "model", "outcome")),
     Metric("nightmarket_switched_off", "1 for what a response or a person has switched off.", ("what",)),
     Metric("nightmarket_serving_night_timestamp_seconds", "End of the night whose publication serves."),
     Metric("nightmarket_serving_info", "1 for the model and version that serve.", ("model", "version")),
@@ -256,16 +256,16 @@ _OUTCOMES = {0: "done", 1: "fault", 2: "usage", 3: "refused", None: "killed"}
 
 
 def _steps(gauges: Gauges, settings: Settings, night: date) -> None:
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     for run in runs(settings.places.logs, night):
         if run.alive:
             continue
-        counts[run.step, _OUTCOMES.get(run.exit_code, "killed")] += 1
+        counts[run.step, run.model, _OUTCOMES.get(run.exit_code, "killed")] += 1
         if run.ended_at is not None:
             taken = datetime.fromisoformat(run.ended_at) - datetime.fromisoformat(run.began_at)
-            gauges.set("nightmarket_step_run_seconds", taken.total_seconds(), step=run.step)
-    for (step, outcome), n in counts.items():
-        gauges.set("nightmarket_step_runs", n, step=step, outcome=outcome)
+            gauges.set("nightmarket_step_run_seconds", taken.total_seconds(), step=run.step, model=run.model)
+    for (step, model, outcome), n in counts.items():
+        gauges.set("nightmarket_step_runs", n, step=step, model=model, outcome=outcome)
     outcomes = Counter(e.outcome for e in Updates(settings.places.root).entries())
     for outcome, n in outcomes.items():
         gauges.set("nightmarket_online_updates", n, outcome=outcome)

@@ -103,13 +103,13 @@ def morning(settings: Settings, lake: Lake, night: date) -> Letter:
 
 
 def trouble(settings: Settings, night: date) -> list[tuple[str, str, str]]:
-    """(step, state, last words) of the model steps that did not end well, their newest run each; of a kind that never had a champion
-    and has nothing to learn from, as a shop may, none."""
+    """(step, state, last words) of the model steps that did not end well, their newest run of each kind of model; of a kind that never had
+    a champion and has nothing to learn from, as a shop may, none."""
     ledger = Ledger(settings.places.mlflow / "ledger.db")
     absent = {s for k in KINDS if k != RECOMMENDER and ledger.current(k.name(settings.shop), "champion") is None for s in (*k.prepare, k.train)}
     wanted = {*_OWN, *(s for k in KINDS for s in (*k.prepare, k.train, k.evaluate, k.publish))}
-    newest = {r.step: r for r in account.runs(settings.places.logs, night) if r.step in wanted}
-    return [(r.step, state_of(r), r.why.strip().splitlines()[-1][:300] if r.why.strip() else "") for r in newest.values()
+    newest = account.newest(r for r in account.runs(settings.places.logs, night) if r.step in wanted)
+    return [(r.name, state_of(r), r.why.strip().splitlines()[-1][:300] if r.why.strip() else "") for r in newest.values()
             if state_of(r) not in ("done", "running") and not (state_of(r) == "refused" and r.step in absent)]
 
 

@@ -85,6 +85,8 @@ SCREENER = Kind(
 )
 
 KINDS: tuple[Kind, ...] = (RECOMMENDER, FORECASTER, SCREENER)
+SHARED = ("register", "bless", "retrain")
+"""Steps that run once for each kind: `--model` says which."""
 
 
 def kind(id_: str) -> Kind:
@@ -93,3 +95,11 @@ def kind(id_: str) -> Kind:
         if k.id == id_:
             return k
     raise KeyError(f"no kind of model {id_!r}; there are {', '.join(k.id for k in KINDS)}")
+
+
+def about(step: str, named: str | None = None) -> str:
+    """Id of the kind that a run of the step is about: whose own step it is or, of one that all share, the kind that was named; empty
+    where it is about no kind, or about all."""
+    if step in SHARED:
+        return named or ""
+    return next((k.id for k in KINDS if step in (*k.prepare, k.train, k.evaluate, k.publish)), "")
