@@ -1,8 +1,8 @@
 """A model that follows the days of the UCI "Online Retail" shop beside one that does not, day after day.
 
 A model is made from scratch on what was before the first day. Then each trading day is replayed as `jobs.update` would have it: before it
-an update starts from the weights of the update before, learns the days up to the newest one, older days again with the new ones, and is
-judged on the newest. On the day three are asked about those who bought before and then, the same shoppers for all:
+an update starts from the weights of the update before, learns all that came, older days again with the new ones, but for the newest day of a
+fifth of its shoppers, who judge it. On the day three are asked about those who bought before and then, the same shoppers for all:
 
   as it was   the first model with the histories of then: what was published last, served on
   answers     the first model with the histories of now: answered anew, nothing learnt
@@ -46,12 +46,12 @@ from nightmarket.evaluate.protocol import Holdout, Trial
 from nightmarket.lake import Lake
 from nightmarket.online.live import now
 from nightmarket.online.stream import Intake, start
-from nightmarket.online.update import harm
+from nightmarket.online.update import harm, judges, lesson
 from nightmarket.recommend.histories import Histories
 from nightmarket.recommend.lookup import About, serve
 from nightmarket.recommend.model import Recommender
 from nightmarket.recommend.publish import publication
-from nightmarket.shop import PROJECT, Blessing, Model, load_shop
+from nightmarket.shop import PROJECT, Blessing, Model, Online, load_shop
 from nightmarket.spark import session
 
 LAST = date(2011, 12, 8)
@@ -172,17 +172,14 @@ def _update(
     past: Any, items: Any, before: date, cut: datetime, settings: Model, parent: Recommender,
 ) -> tuple[Recommender, str, float, str]:
     """(model that serves from now on, what became of the update, seconds of learning, the guard's word)."""
-    rolling = Holdout(Holdout.of(before, 1, ZONE).cut, cut)
-    if datetime.fromisoformat(parent.config["cut"]) >= rolling.cut:
-        return parent, "nothing to learn yet", 0.0, ""
+    trial = judges(Trial.of(Histories.from_table(past), Holdout(Holdout.of(before, 1, ZONE).cut, cut)), Online().holdout_share, settings.minimum_users)
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory() as work:
-            made = Recommender.fit(past, items, rolling.cut, settings, Path(work), time_zone=str(ZONE), warm=parent)
+            made = Recommender.fit(lesson(past, trial), items, cut, settings, Path(work), time_zone=str(ZONE), warm=parent)
     except ValueError as error:
         return parent, f"not made: {error}", 0.0, ""
     seconds = time.monotonic() - began
-    trial = Trial.of(Histories.from_table(past), rolling)
     if not len(trial.users):
         return parent, "dropped", seconds, "nobody could be asked about the newest day"
     apart = difference(_values(made, past, items, trial), _values(parent, past, items, trial), settings.bootstrap, settings.seed)

@@ -4,7 +4,8 @@ Needs the candidate of `jobs.train`. Full ranking over everything that may be re
 coverage@20, novelty@20, by slice, each with a 95 % interval over shoppers; the behaviour heads' accuracy, precision, recall, F1, AUC
 and average precision. Publishes gold.evaluation, and leaves `evaluation/` (numbers, per-shopper values, pictures) in the
 candidate's folder. With `model.compression` a candidate with smaller weights is judged too, and stands in for it where it loses no
-more than `blessing.compression_loss`. A champion that this code cannot load is no opponent: it is noted, and the baselines decide. Nothing is done where this very candidate and champion were judged before (unless --force).
+more than `blessing.compression_loss`. A champion that this code cannot load is no opponent: it is noted, and the baselines decide. For a champion
+that came of online updates, which have learnt the holdout's days, the night's version that they go back to is asked. Nothing is done where this very candidate and champion were judged before (unless --force).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def _judge(
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry import candidate as candidates
+    from nightmarket.registry.client import Registry
     from nightmarket.registry.judging import evaluation_folder, readable, tell_unreadable
 
     started = time.monotonic()
@@ -65,7 +67,8 @@ def _judge(
     holdout = Holdout(datetime.fromisoformat(made.cut), datetime.fromisoformat(made.end))
     trial = Trial.of(Histories.from_table(table), holdout)
     models: dict[str, tuple[str | None, Recommender]] = {CHALLENGER: (None, Recommender.load(folder / "model"))}
-    serving, unreadable = readable(champion, Recommender.load)
+    stands_in = Registry(settings).made_by_night(champion) if champion is not None else None
+    serving, unreadable = readable(stands_in, Recommender.load)
     if champion is not None and serving is not None:
         models[CHAMPION] = (champion.version, serving)
     found = judge(table, items, trial, models, made.seed, shop.model.bootstrap, shop.blessing.slice_users)
@@ -83,7 +86,8 @@ def _judge(
             night.run_date, inputs=read, settings=digest, code=code_version(), seed=made.seed, run_id=night.run_id,
             seconds=time.monotonic() - started,
             notes={"holdout": {"cut": made.cut, "end": made.end, "digest": trial.digest, "shoppers": len(trial.users)},
-                   "candidate": made.recipe, "champion": champion.version if champion else None},
+                   "candidate": made.recipe, "champion": champion.version if champion else None,
+                   **({"champion_judged_as": stands_in.version} if champion and stands_in and stands_in.version != champion.version else {})},
         )
     metric = shop.blessing.metric
     for name in found.table:

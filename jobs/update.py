@@ -2,7 +2,8 @@
 
 Needs a champion and the histories of some night; takes silver.live_events since that night. The champion answers everybody anew with the
 merged histories, and the lookup serves it at once. Where shoppers have bought since the champion's last lesson, a challenger starts from its
-weights and learns the days up to the rolling holdout (`online.holdout_days`); it becomes the champion, as a version of its own with its
+weights and learns what came up to now, but for the newest days (`online.holdout_days`) of some shoppers (`online.holdout_share`), the rolling
+holdout; it becomes the champion, as a version of its own with its
 parent, where it does no harm on the holdout and passes the rest of the model gate. Three drops in a row switch updates off and write
 to the owner; a person lifts the switch. The same inputs are not tried twice.
 
@@ -76,7 +77,7 @@ def _learn(
 ) -> tuple[RegisteredModel, Recommender] | None:
     """The version that serves from now on, where an update was accepted."""
     from nightmarket.evaluate.protocol import Holdout, Trial
-    from nightmarket.online.update import Updates
+    from nightmarket.online.update import Updates, judges, lesson
     from nightmarket.recommend.histories import PURCHASE, Histories, seconds
     from nightmarket.recommend.model import CannotStartWarm, TooLittle
 
@@ -90,23 +91,23 @@ def _learn(
         log.info(logs.said("tried before", recipe=asked))
         return None
     holdout = replace(Holdout.of(_day(known.as_of, settings), shop.online.holdout_days, settings.zone), end=known.as_of)
-    histories = Histories.from_table(known.histories)
+    trial = judges(Trial.of(Histories.from_table(known.histories), holdout), shop.online.holdout_share, shop.model.minimum_users)
+    learnable = lesson(known.histories, trial)
     learnt = float(seconds(datetime.fromisoformat(model.config["cut"])))
-    if not len(histories.between(learnt, float(seconds(holdout.cut))).of(PURCHASE)):
-        log.info(logs.said("nothing to learn", since=model.config["cut"], holdout=holdout.cut.isoformat()))
+    if not len(Histories.from_table(learnable).between(learnt, float(seconds(known.as_of))).of(PURCHASE)):
+        log.info(logs.said("nothing to learn", since=model.config["cut"], until=known.as_of.isoformat()))
         return None
-    trial = Trial.of(histories, holdout)
     if len(trial.users) < shop.model.minimum_users:
         log.info(logs.said("too few to judge", shoppers=len(trial.users), wanted=shop.model.minimum_users))
         return None
     if night.dry_run:
-        log.info(logs.said("would learn", parent=champion.version, cut=holdout.cut.isoformat(), live=known.live))
+        log.info(logs.said("would learn", parent=champion.version, until=known.as_of.isoformat(), live=known.live, judges=len(trial.users)))
         return None
     work = settings.places.work / "online" / asked
     shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()
     try:
-        challenger = type(model).fit(known.histories, items, holdout.cut, shop.model, work / "fit", time_zone=shop.time_zone, warm=model)
+        challenger = type(model).fit(learnable, items, known.as_of, shop.model, work / "fit", time_zone=shop.time_zone, warm=model)
     except (CannotStartWarm, TooLittle) as error:
         log.warning(logs.said("cannot learn", parent=champion.version, why=str(error)))
         return None

@@ -524,7 +524,8 @@ class Stream(_Frozen):
 class Online(_Frozen):
     """How the model follows the stream between nights; see `jobs.update`."""
 
-    holdout_days: int = Field(default=3, ge=1, le=90, description="The newest days, which an update has not learnt and is judged on.")
+    holdout_days: int = Field(default=3, ge=1, le=90, description="The newest days, of which an update has not learnt what those did who judge it.")
+    holdout_share: float = Field(default=0.2, gt=0, le=1, description="Of the shoppers of those days, who judge; model.minimum_users at least.")
 
 
 class Monitoring(_Frozen):

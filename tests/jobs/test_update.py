@@ -9,18 +9,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from jobs import train, update
 from nightmarket.contracts import LIVE_EVENTS
+from nightmarket.evaluate.protocol import Holdout, Trial
 from nightmarket.lake import Lake
 from nightmarket.monitor.switches import online_updates_stopped
-from nightmarket.online.update import Updates
+from nightmarket.online.update import Updates, judges, lesson
 from nightmarket.quality.outbox import Outbox
+from nightmarket.recommend.histories import LISTS, Histories
 from nightmarket.recommend.lookup import Lookup
 from nightmarket.registry.client import Registry, Submission, Verification
 from nightmarket.shop import Settings
+from tests.recommend import synthetic
 from tests.registry import nights
 from tests.registry.conftest import empty_database, prepared, stand_in, submission  # noqa: F401
 from tests.registry.nights import D
@@ -67,7 +71,7 @@ def shop(
     version = registry.register(submission(recipe="r0", run_date=D(0)))
     registry.ledger.promote("recommender", version, None, "ada", "test", {}, D(0))
     made = Shop(settings, registry)
-    learnt: list[datetime] = []
+    learnt: list[tuple[datetime, dict[str, list[int]]]] = []
 
     class Learner(stand_in.Recommender):  # type: ignore[misc, name-defined]
         @property
@@ -76,7 +80,7 @@ def shop(
 
         @classmethod
         def fit(cls, histories: Any, items: Any, cut: datetime, settings: Any, work: Path, time_zone: str = "", warm: Any = None) -> Any:
-            learnt.append(cut)
+            learnt.append((cut, {r["user_id"]: r["event_times"] for r in histories.to_pylist()}))
             return cls(warm.bias + 1.0)
 
     monkeypatch.setattr(stand_in, "Recommender", Learner)
@@ -107,8 +111,13 @@ def test_an_update_that_does_no_harm_serves_as_a_version_with_its_parent(shop: S
     assert tags["settings"] == shop.settings.digest(*train.SECTIONS) and (tags["made_anew"], tags["warm_starts"]) == (str(D(0)), "0")
     moves = [m for m in shop.registry.ledger.history("recommender") if m.alias == "champion"]
     assert moves[-1].who == "jobs.update" and moves[-1].evidence["online"]["difference"]["users"] == 200
-    # learnt up to the beginning of the newest day, and answers with everything: a newcomer of the stream has a list of their own
-    assert shop.learnt == [datetime.combine(D(2), datetime.min.time(), timezone.utc)]  # type: ignore[attr-defined]
+    # learnt up to now but for the newest day of those who judge, and answers with everything: a newcomer of the stream has a list of their own
+    noon = datetime.combine(D(2), datetime.min.time(), timezone.utc) + timedelta(hours=12)
+    ((cut, events),) = shop.learnt  # type: ignore[attr-defined]
+    assert cut == noon + timedelta(minutes=3, seconds=1)
+    newest = {u for u, times in events.items() if max(times, default=0) >= noon.timestamp()}
+    # minimum_users is 2: of the three who bought before and then, one is left to learn from
+    assert len(newest & {"u1", "u3", "new"}) == 1 and newest < {"u1", "u3", "new"}
     assert shop.served("new") == ("2", ["d", "a", "c", "b"]) and shop.served("u1")[1][0] == "d"
     before = shop.outcomes
     assert shop.run(2) == 0 and len(shop.outcomes) == len(before) + 1  # the parent is another one now
@@ -149,6 +158,24 @@ def test_nothing_new_is_nothing_to_do(shop: Shop) -> None:
     assert shop.run(1) == 0 and json.dumps(shop.outcomes) == "[]"
 
 
+def test_those_who_judge_are_the_same_ones_and_the_lesson_is_all_but_their_newest_days() -> None:
+    table, _ = synthetic.shop(users=200, items=20)
+    newest = max(t for times in table["event_times"].to_pylist() for t in times)
+    as_of = datetime.fromtimestamp(newest + 1, timezone.utc)
+    whole = Trial.of(Histories.from_table(table), Holdout(as_of - timedelta(days=7), as_of))
+    asked = judges(whole, 0.2, 5)
+    assert len(asked.users) == -(-len(whole.users) // 5) and (np.diff(asked.users) > 0).all()
+    assert (asked.truth != whole.truth[np.searchsorted(whole.users, asked.users)]).nnz == 0
+    assert len(judges(whole, 0.01, 30).users) == 30 and set(asked.users) < set(judges(whole, 0.5, 5).users)
+    names = {str(u) for u in asked.histories.user_ids[asked.users]}
+    before, after = ({r["user_id"]: r for r in t.to_pylist()} for t in (table, lesson(table, asked)))
+    assert list(after) == sorted(before)
+    cut = (as_of - timedelta(days=7)).timestamp()
+    for user, row in before.items():
+        kept = [n for n, t in enumerate(row["event_times"]) if user not in names or t < cut]
+        assert after[user] == {**row, **{c: [row[c][n] for n in kept] for c in LISTS}}
+
+
 @pytest.mark.soak
 @pytest.mark.tensorflow
 def test_a_real_model_learns_from_live_events(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
@@ -159,7 +186,6 @@ def test_a_real_model_learns_from_live_events(make_settings: Callable[..., Setti
     from nightmarket.recommend.package import submission as handed
     from nightmarket.recommend.served import Snapshot, answers
     from tests.jobs import learning
-    from tests.recommend import synthetic
 
     lenient = {"beat": [], "margin": 1.0, "slice_margin": 1.0, "fairness_ratio": 0.0}
     made = make_settings(time_zone="UTC", model={**learning.MODEL, "minimum_users": 5}, blessing=lenient, online={"holdout_days": 3})
@@ -184,7 +210,9 @@ def test_a_real_model_learns_from_live_events(make_settings: Callable[..., Setti
     learning.put(made, LIVE_EVENTS, pa.Table.from_pylist(rows, LIVE_EVENTS.arrow_schema()), day, {"batches": {}})
     assert update.main(["--shop", str(made.file), "--run-date", str(day)]) == 0
     (entry,) = Updates(made.places.root).entries()
-    assert entry.parent == version and entry.live_events == 41 and entry.difference is not None and entry.difference["users"] >= 5
+    assert entry.parent == version and entry.live_events == 41 and entry.difference is not None and 5 <= entry.difference["users"] < 40
+    if entry.version is not None:  # it has learnt the stream of today, up to its newest event
+        assert registry.version(entry.version).tags["cut"] == (noon + timedelta(minutes=40, seconds=1)).isoformat()
     serving = registry.ledger.current("recommender", "champion")
     assert serving == (entry.version if entry.outcome == "accepted" else version)
     with Lookup(made.places.root / "published") as lookup:

@@ -11,10 +11,10 @@ import pyarrow as pa
 from nightmarket.command import Refused
 from nightmarket.contracts import FEATURES, LIVE_EVENTS
 from nightmarket.lake import Input, Lake
+from nightmarket.recommend.histories import LISTS
 
 NEWEST = "newest"
 """Note of a live partition: its newest event so far, in seconds since 1970 UTC."""
-_LISTS = ("item_ids", "event_types", "event_times", "quantities", "unit_prices")
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def merge(histories: pa.Table, events: list[dict[str, Any]]) -> pa.Table:
     known = {r["user_id"]: r for r in histories.filter(touched).to_pylist()}
     made = []
     for user, fresh in by_user.items():
-        row = known.get(user) or {"user_id": user, "country": None, "signed_up_at": None, **{c: [] for c in _LISTS}}
-        whole = [dict(zip(_LISTS, values, strict=True)) for values in zip(*(row[c] for c in _LISTS), strict=True)]
+        row = known.get(user) or {"user_id": user, "country": None, "signed_up_at": None, **{c: [] for c in LISTS}}
+        whole = [dict(zip(LISTS, values, strict=True)) for values in zip(*(row[c] for c in LISTS), strict=True)]
         whole += [{"item_ids": e["item_id"], "event_types": e["event_type"], "event_times": int(e["event_ts"].timestamp()),
                    "quantities": float(e["quantity"]), "unit_prices": None if e["unit_price"] is None else float(e["unit_price"])} for e in fresh]
         whole.sort(key=lambda e: e["event_times"])
         country = row["country"] or next((e["country"] for e in reversed(fresh) if e["country"]), None)
-        made.append({**row, "country": country, **{c: [e[c] for e in whole] for c in _LISTS}})
+        made.append({**row, "country": country, **{c: [e[c] for e in whole] for c in LISTS}})
     joined = pa.concat_tables([histories.filter(pc.invert(touched)), pa.Table.from_pylist(made, histories.schema)])
     return joined.sort_by("user_id")

@@ -1,8 +1,9 @@
-"""May an update between nights serve? A guard on a rolling holdout, and three strikes.
+"""What does an update between nights learn, and may it serve? A guard on a rolling holdout, and three strikes.
 
-The challenger starts from the champion's weights and learns the days up to the rolling holdout, older days again with the new ones (see
-`recommend.training.warm_start`: replay, clipped gradients, new items by their content, new shoppers by their history). Both are then asked
-about the newest days, which neither has learnt, with the same histories before them. It is dropped where it harms: where the paired
+The challenger starts from the champion's weights and learns all that has come by now, older days again with the new ones (see
+`recommend.training.warm_start`: replay, clipped gradients, new items by their content, new shoppers by their history), but for the newest days
+of some shoppers, always the same by a hash of their key. Both are then asked about those days of those shoppers, which neither has
+learnt, with the same histories before them. It is dropped where it harms: where the paired
 difference is below zero beyond chance, or below `-margin`. All other rows of the model gate's truth table hold as every night; only
 `not_worse`, which asks for more shoppers than a few days have, is replaced by this guard.
 
@@ -11,6 +12,7 @@ Three drops in a row are no bad luck: updates stop until a person lifts the swit
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,7 +21,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from nightmarket.evaluate.blessing import Decision, Evidence, decide
+from nightmarket.evaluate.protocol import Trial
+from nightmarket.recommend.histories import LISTS
 from nightmarket.shop import Blessing
 
 Outcome = Literal["accepted", "dropped"]
@@ -64,6 +72,28 @@ class Updates:
             out.write((json.dumps(asdict(entry), sort_keys=True, ensure_ascii=False) + "\n").encode())
             out.flush()
             os.fsync(out.fileno())
+
+
+def judges(trial: Trial, share: float, least: int) -> Trial:
+    """The part of `trial` that judges an update: `share` of its shoppers, at least `least`."""
+    keys = [hashlib.blake2b(str(trial.histories.user_ids[u]).encode(), digest_size=8, person=b"online").digest() for u in trial.users]
+    wanted = max(least, math.ceil(share * len(keys)))
+    rows = np.sort(np.array(sorted(range(len(keys)), key=keys.__getitem__)[:wanted], np.int64))
+    return replace(trial, users=trial.users[rows], truth=trial.truth[rows])
+
+
+def lesson(histories: pa.Table, trial: Trial) -> pa.Table:
+    """`histories` without what the trial's shoppers did from its holdout on: what an update may learn.
+
+    histories: rows of gold.features, as the trial's.
+    """
+    judging = pc.is_in(histories["user_id"], value_set=pa.array([str(u) for u in trial.histories.user_ids[trial.users]], pa.string()))
+    cut = trial.holdout.cut.timestamp()
+    rows = histories.filter(judging).to_pylist()
+    for row in rows:
+        known = sum(t < cut for t in row["event_times"])  # oldest first
+        row |= {c: row[c][:known] for c in LISTS}
+    return pa.concat_tables([histories.filter(pc.invert(judging)), pa.Table.from_pylist(rows, histories.schema)]).sort_by("user_id")
 
 
 def strikes(entries: Sequence[Entry]) -> int:

@@ -18,6 +18,8 @@ from nightmarket.contracts import EVENT_TYPES
 
 VIEW, CART, PURCHASE, RETURN = range(len(EVENT_TYPES))
 DAY = 86_400.0
+LISTS = ("item_ids", "event_types", "event_times", "quantities", "unit_prices")
+"""Parallel columns of `gold.features`, an entry an event, oldest first."""
 
 
 class HistoryError(ValueError):
@@ -65,7 +67,7 @@ class Histories:
         if len(set(users)) != len(users):
             twice = next(u for u in users if users.count(u) > 1)
             raise HistoryError(f"user_id {twice!r} has two histories; give one row a shopper")
-        lengths = {c: _lengths(table, c) for c in ("item_ids", "event_types", "event_times", "quantities", "unit_prices")}
+        lengths = {c: _lengths(table, c) for c in LISTS}
         for column, found in lengths.items():
             wrong = np.flatnonzero(found != lengths["item_ids"])
             if len(wrong):

@@ -173,6 +173,13 @@ class Registry:
             champion = decided.evidence["decision"]["champion"]
         return self.version(champion) if champion is not None else None
 
+    def made_by_night(self, model: RegisteredModel) -> RegisteredModel:
+        """The version of a night that an online update goes back to, through its parents; any other version itself. It is what a night's
+        challenger can be compared with: an update has learnt from the days on which they are judged."""
+        while model.tags.get("online") == "1":
+            model = self.version(model.tags["parent"])
+        return model
+
     def for_night(self, run_date: date) -> RegisteredModel | None:
         """Who answers for a night: the last champion that learnt from data of that night or before and was not gone back from
         since; a model of the future would leak it into a backfill. Where none was, the night's model if the gate would have let it serve then, when
