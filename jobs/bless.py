@@ -60,6 +60,7 @@ def run(night: Night) -> list[Manifest]:
     if version is None:
         raise Refused(f"the candidate of {night.run_date} is not registered; run "
                       f"`python -m jobs.register --model {kind.id} --run-date {night.run_date}` first")
+    logs.identify(model_version=version)
     champion = registry.ledger.current(registry.model, "champion")
     decided = registry.ledger.decision(registry.model, version)
     if (decided is not None and not (night.force or approval)) or version == champion:

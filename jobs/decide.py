@@ -55,6 +55,7 @@ def run(night: Night) -> list[Manifest]:
         raise Refused(f"no screener may answer the night of {night.run_date}: none was promoted on data up to it; run jobs.train_screener to "
                       f"jobs.bless --model screener for it")
     earlier = _earlier(night)
+    logs.identify(model_version=model.version)
     entries = ledger.holding(night.settings, night.run_date)
     read = [features.manifest.as_input(), *(p.manifest.as_input() for p in earlier), Input(f"model/{model.name}/{model.version}", model.tags["weights"]),
             Input("blocklist", ledger.digest(entries))]
@@ -122,6 +123,7 @@ def _check(night: Night, registry: Any, features: Partition) -> list[Manifest]:
     if features.manifest.as_input() not in published.manifest.inputs:
         raise Refused(f"gold.screening_decisions of {night.run_date} was made from other features than those published now; run jobs.decide again")
     model = registry.version(str(published.manifest.notes["model_version"]))
+    logs.identify(model_version=model.version)
     again = _made(night, model, features, _earlier(night)).table.sort_by([("kind", "ascending"), ("id", "ascending")])
     if not wanted.equals(again.select(wanted.column_names).cast(wanted.schema)):
         rows = [i for i, (a, b) in enumerate(zip(wanted.to_pylist(), again.to_pylist(), strict=False)) if a != b]

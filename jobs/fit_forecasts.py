@@ -69,6 +69,7 @@ def run(night: Night) -> list[Manifest]:
         return []
     with candidates.alone(folder):
         if why is None and champion is not None:
+            logs.identify(model_version=champion.version)
             _publish(night, folder, read, champion.tags["recipe"], {"kept": champion.version, "asked": asked}, lambda to: _copy(champion, to), 0.0)
             log.info(logs.said("kept", run_date=night.run_date, version=champion.version, made_on=champion.run_date))
         else:

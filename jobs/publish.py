@@ -46,6 +46,7 @@ def run(night: Night) -> list[Manifest]:
             f"no champion may answer the night of {night.run_date}: none was promoted on data up to it; see `python -m jobs.ledger`, "
             f"or run jobs.train to jobs.bless for it"
         )
+    logs.identify(model_version=model.version)
     passed = passed_nights(night.lake, night.run_date)
     read = [features.manifest.as_input(), *(p.manifest.as_input() for p in nights(night.lake, ITEMS, night.run_date, only=passed)),
             Input(f"model/{model.name}/{model.version}", model.tags["weights"])]

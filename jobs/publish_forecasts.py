@@ -41,6 +41,7 @@ def run(night: Night) -> list[Manifest]:
     if model is None:
         raise Refused(f"no champion may forecast the night of {night.run_date}: none was promoted on data up to it; run jobs.fit_forecasts, "
                       f"jobs.judge_forecasts, jobs.register --model forecaster and jobs.bless --model forecaster for it")
+    logs.identify(model_version=model.version)
     read = [series.manifest.as_input(), Input(f"model/{model.name}/{model.version}", model.tags["weights"])]
     digest = night.settings.digest(*SECTIONS)
     if all(night.is_current(d, night.run_date, read, digest) for d in (FORECASTS, REORDERS)):

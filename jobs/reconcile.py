@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     logs.configure(args.verbose)
+    logs.identify(run_id=command.by_hand(), step="reconcile")
     if args.first > args.last:
         print(f"reconcile: --from {args.first} is after --to {args.last}; swap them", file=sys.stderr)
         return command.USAGE

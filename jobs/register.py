@@ -42,6 +42,7 @@ def run(night: Night) -> list[Manifest]:
     evaluation = judged(night, candidate, folder, kind)
     registry = Registry(night.settings, kind)
     version = registry.find(candidate.recipe, weights_digest(candidates.saved_in(folder)))
+    logs.identify(model_version=version)
     if night.dry_run:
         log.info(logs.said("would register" if version is None else "current", run_date=night.run_date, version=version))
         return []
@@ -50,6 +51,7 @@ def run(night: Night) -> list[Manifest]:
         stranger = stack.enter_context(registry.stranger()) if version is None else None
         if version is None:
             version = registry.register(_submission(night, kind, candidate, folder, evaluation))
+            logs.identify(model_version=version)
         else:
             registry.adopt(version, night.run_date)
             log.info(logs.said("current", run_date=night.run_date, version=version))

@@ -156,7 +156,8 @@ def _do(night: Night, intent: Intent) -> str:
         from nightmarket.registry.client import RegistryError
 
         try:
-            done = roll_back(settings, settings.shop.model.name, None, WHO, why, run_id=night.run_id, evidence={"alert": alert.name})
+            with logs.about(model_kind=RECOMMENDER.id):
+                done = roll_back(settings, settings.shop.model.name, None, WHO, why, run_id=night.run_id, evidence={"alert": alert.name})
         except (NotServed, RegistryError) as error:
             raise Refused(str(error)) from error
         tell(settings, done, WHO, why)

@@ -56,7 +56,7 @@ def run(night: Night) -> list[Manifest]:
         if code and trouble is None:
             trouble = (name, code)
         if code == REFUSED and name in (*kind.prepare, kind.train) and champion is None and kind != RECOMMENDER:
-            log.warning(logs.said("not for this shop yet", model=kind.id, run_date=night.run_date, step=name))
+            log.warning(logs.said("not for this shop yet", model=kind.id, run_date=night.run_date, of=name))
             return []
         if name == "register" and code == 0 and not night.dry_run:
             _lineage(night, kind)
@@ -82,7 +82,7 @@ def _step(night: Night, name: str, more: Sequence[str]) -> int:
     words += [w for w, asked in (("--force", night.force), ("--dry-run", night.dry_run)) if asked and name != "bless"]
     started = time.monotonic()
     code = subprocess.run(words, cwd=PROJECT, env=child_environment(), check=False, stdin=subprocess.DEVNULL).returncode
-    log.info(logs.said("step", name=name, exit_code=code, seconds=round(time.monotonic() - started, 1)))
+    log.info(logs.said("stepped", of=name, exit_code=code, seconds=round(time.monotonic() - started, 1)))
     return code
 
 

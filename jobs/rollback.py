@@ -70,11 +70,13 @@ def roll_back(
 
     started = time.monotonic()
     kind = kind_of(settings, model)
+    logs.identify(model_kind=kind.id)
     registry = Registry(settings, kind)
     champion = registry.ledger.current(registry.model, "champion")
     if champion is None:
         raise Refused(f"{registry.model} has no champion to take out of service; see `python -m jobs.ledger`")
     target = to or _before(registry.ledger, registry.model, champion)
+    logs.identify(model_version=target)
     known = registry.version(target)  # also the proof that the registry can be reached, before anything moves
     lake, was = Lake(settings.places.lake), champion if champion != target else None
     night = _night(settings, lake, kind)
@@ -188,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.result.write_text(json.dumps([str(lake.manifest_path(dataset, date.fromisoformat(m.run_date))) for m in done.manifests]))
         log.info(logs.said("done", model=done.model, was=done.was, now=done.now, run_date=done.night, seconds=done.seconds))
 
-    return command.guarded("rollback", args.verbose, body, model=args.model)
+    return command.guarded("rollback", args.verbose, body, run_id=args.run_id, model=args.model)
 
 
 def _version(text: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from nightmarket import log as logs
-from nightmarket.command import DONE, EPILOG, FAULT, USAGE
+from nightmarket.command import DONE, EPILOG, FAULT, USAGE, by_hand
 from nightmarket.shop import PROJECT, Settings, ShopError, child_environment, load_shop
 
 PORT = 8088
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     logs.configure()
+    logs.identify(run_id=by_hand(), step="serve")
     try:
         settings = load_shop(args.shop)
     except ShopError as error:

@@ -29,6 +29,7 @@ from nightmarket.command import Night, Refused
 from nightmarket.contracts import ITEMS
 from nightmarket.lake import Input, Manifest, code_version, newest_arrow, nights, recipe
 from nightmarket.quality.verdict import passed_nights
+from nightmarket.registry.kinds import RECOMMENDER
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +60,7 @@ def run(night: Night) -> list[Manifest]:
     champion = registry.champion()
     if champion is None:
         raise Refused("no champion: there is nothing to update; run the night's jobs.train to jobs.bless first")
+    logs.identify(model_kind=RECOMMENDER.id, model_version=champion.version)
     known = now(night.lake, night.run_date)
     items = newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
     model = loaded(champion)
@@ -67,6 +69,7 @@ def run(night: Night) -> list[Manifest]:
         log.warning(logs.said("updates are off", why=stopped))
     elif (made := _learn(night, registry, champion, model, known, items)) is not None:
         champion, model = made
+        logs.identify(model_version=champion.version)
     if not night.dry_run:
         _serve(night, champion, model, known, items)
     return []

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import subprocess
 import sys
+import threading
 from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from nightmarket import command
+from jobs.register import kind_argument
+from nightmarket import command, log
 from nightmarket.command import DONE, FAULT, REFUSED, USAGE, MemoryWatch, Night, Refused, UsageError
 from nightmarket.contracts import DAILY_SALES
 from nightmarket.lake import Input, LakeError, Manifest, code_version
+from nightmarket.monitor import account
 from nightmarket.steps import STEPS, step
 
 SHOP = """\
@@ -100,6 +105,33 @@ def test_a_step_runs_once_for_the_same_recipe_and_reports_its_manifests(shop: Pa
     assert path.endswith("lake/gold/daily_sales/run_date=2026-01-05/manifest.json")
     assert _main(run, shop, *again, "--force") == DONE
     assert len(ran) == 2
+
+
+def test_every_line_of_a_log_says_what_it_is_about(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours, those of a thread and of other people, and the last one, which says why it failed; the traceback belongs to it."""
+    def run(night: Night) -> list[Manifest]:
+        log.logger("trial").info(log.said("began", rows=3))
+        log.identify(model_version="7")
+        thread = threading.Thread(target=lambda: log.logger("elsewhere").warning("from a thread"))
+        thread.start()
+        thread.join()
+        logging.getLogger("somebody.else").error("not ours")
+        raise ValueError("odd = bad")
+
+    asked = ["--shop", str(shop), "--run-date", "2026-01-05", "--run-id", "manual__2026-01-06T02:00:00+00:00", "--model", "screener"]
+    assert command.main("bless", "A trial.", run, asked, kind_argument) == FAULT
+    said = [line for line in capsys.readouterr().err.splitlines() if re.match(r"\d{4}-\d\d-\d\dT", line)]
+    about = "run_id=manual__2026-01-06T02:00:00+00:00 step=bless model_kind=screener"
+    assert [line.split(" ", 1)[1] for line in said] == [
+        f"INFO nightmarket.trial began rows=3 {about}",
+        f"WARNING nightmarket.elsewhere from a thread {about} model_version=7",
+        f"ERROR somebody.else not ours {about} model_version=7",
+        f'ERROR nightmarket.bless failed run_date=2026-01-05 why="ValueError: odd = bad" {about} model_version=7',
+    ]
+    (ran,) = account.runs(shop.parent / "var" / "logs", date(2026, 1, 5))
+    assert "from a thread" in ran.log[1] and ran.log[1].endswith("model_version=7")
+    assert _main(lambda night: [], shop, "--run-date", "2026-01-05") == DONE
+    assert re.search(r" done .* run_id=hand-\d{8}T\d{6}-\d+ step=trial$", capsys.readouterr().err.rstrip()), "what nobody named has a name, and nobody else's"
 
 
 def test_memory_watch_counts_children() -> None:

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 from nightmarket import log as logs
@@ -74,7 +74,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     p.add_argument("--run-date", type=_date, required=True, metavar="YYYY-MM-DD", help="the night")
     p.add_argument("--from-date", type=_date, metavar="YYYY-MM-DD", help="all nights from this one to --run-date")
     p.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
-    p.add_argument("--run-id", default="", help="who asks, for the manifest; the Airflow run id")
+    p.add_argument("--run-id", default="", metavar="ID", help="who asks, for manifest and log; the Airflow run id (default: one of its own, hand-…)")
     p.add_argument("--datasets", type=_entities, default=ENTITIES, metavar="NAMES",
                    help=f"only these, comma separated, of {','.join(ENTITIES)} (ingest and clean; default: all)")
     p.add_argument("--force", action="store_true", help="run although the same inputs were processed already")
@@ -112,7 +112,8 @@ def main(
     except SystemExit as stop:
         return int(stop.code or 0)
     started = time.monotonic()
-    account = Account(name, args.run_date, args.run_id, about(name, getattr(args, "model", None)))
+    run_id = args.run_id or by_hand()
+    account = Account(name, args.run_date, run_id, about(name, getattr(args, "model", None)))
 
     def body(peak_mb: Callable[[], float]) -> None:
         first = args.from_date or args.run_date
@@ -121,7 +122,7 @@ def main(
         settings = load_shop(args.shop)
         if not args.dry_run:
             account.begin(settings.places.logs)
-        night = Night(settings, Lake(settings.places.lake), args.run_date, first, args.run_id, args.force, args.dry_run, args,
+        night = Night(settings, Lake(settings.places.lake), args.run_date, first, run_id, args.force, args.dry_run, args,
                       args.datasets)
         manifests = run(night)
         if args.result:
@@ -134,45 +135,53 @@ def main(
     return guarded(name, args.verbose, body, account, run_date=args.run_date)
 
 
+def by_hand() -> str:
+    """Id of a run that nobody gave one: `jobs.diagnose --run-id` finds it too."""
+    return f"hand-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}"
+
+
 def guarded(
-    name: str, verbose: bool, body: Callable[[Callable[[], float]], None], account: Account | None = None, **said: object
+    name: str, verbose: bool, body: Callable[[Callable[[], float]], None], account: Account | None = None, run_id: str = "", **said: object
 ) -> int:
     """The process boundary of every command: `body` is run, and whatever it raises becomes an exit code and one reason.
 
-    `body` is given a function that returns the peak memory so far in MiB; `account` is told how it ended; `said` is logged with
-    a refusal.
+    `body` is given a function that returns the peak memory so far in MiB; `account` is told how it ended, and says, as `run_id` does where
+    there is none, what every line of the log is about; `said` is logged with an end that is not a good one.
     """
     logs.configure(verbose)
     if account is None:
-        return _guarded(name, verbose, body, said)[0]
-    with account.listening():
+        with logs.about(run_id=run_id or by_hand(), step=name):
+            return _guarded(name, verbose, body, said)[0]
+    with logs.about(run_id=account.run_id, step=name, model_kind=account.model), account.listening():
         code, why = _guarded(name, verbose, body, said)
     account.end(code, why)
     return code
 
 
 def _guarded(name: str, verbose: bool, body: Callable[[Callable[[], float]], None], said: dict[str, object]) -> tuple[int, str]:
-    """(exit code, reason)."""
+    """(exit code, reason). The log has the reason as a line of its own; a terminal's last line says it in plain words."""
+    log = logs.logger(name)
     with MemoryWatch() as memory:
         try:
             body(memory.peak)
         except (UsageError, ShopError) as error:
+            log.error(logs.said("wrong usage", **said, why=str(error)))
             print(f"{name}: {error}", file=sys.stderr)
             return USAGE, str(error)
         except Refused as error:
-            logs.logger(name).error(logs.said("refused", **said, why=str(error)))
+            log.error(logs.said("refused", **said, why=str(error)))
             print(f"{name}: refused: {error}", file=sys.stderr)
             return REFUSED, str(error)
         except KeyboardInterrupt:
+            log.error(logs.said("interrupted", **said))
             return 130, "interrupted"
         except LakeError as error:
+            log.error(logs.said("failed", **said, why=str(error)), exc_info=verbose)
             print(f"{name}: {error}", file=sys.stderr)
-            if verbose:
-                traceback.print_exc()
             return FAULT, str(error)
         except Exception as error:  # noqa: BLE001 (everything becomes an exit code and a reason)
+            log.exception(logs.said("failed", **said, why=f"{type(error).__name__}: {error}"))
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-            traceback.print_exc()
             return FAULT, "".join(traceback.format_exception(error))
     return DONE, ""
 

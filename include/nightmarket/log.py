@@ -1,7 +1,8 @@
 """Structured logs and progress, on standard error.
 
-A line is `time level step event key=value …` (logfmt). Values are counts, names and digests: never rows, secrets or
-personal data. Progress shows stage, rate and time left on a terminal, and one line a stage elsewhere.
+A line is `time level logger event key=value …` (logfmt) and ends with what the process is about: `run_id`, `step`, and, where it is about
+a model, `model_kind` and `model_version` as soon as it is known. Values are counts, names and digests: never rows, secrets or personal data.
+Progress shows stage, rate and time left on a terminal, and one line a stage elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _ROOT = "nightmarket"
+_about: dict[str, str] = {}
+"""What this process is about. Not a context variable: threads that a job starts are about the same."""
 
 
 def logger(name: str) -> logging.Logger:
@@ -25,11 +28,38 @@ def logger(name: str) -> logging.Logger:
 def configure(verbose: bool = False) -> None:
     """Once per process, by the command line: our lines at INFO, other people's at ERROR."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.ERROR)
     logging.getLogger(_ROOT).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """Adds what the process is about, also to other people's lines. A traceback stands below, in the same record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return " ".join([super().formatMessage(record), *(f"{k}={_quoted(v)}" for k, v in _about.items())])
+
+
+def identify(**ids: str | None) -> None:
+    """Every later line of this process ends with these: `run_id`, `step`, `model_kind`, `model_version`. None or "" takes one away."""
+    for name, value in ids.items():
+        _about.pop(name, None)
+        if value:
+            _about[name] = value
+
+
+@contextmanager
+def about(**ids: str | None) -> Iterator[None]:
+    """The same while it lasts; then what was before."""
+    before = dict(_about)
+    identify(**ids)
+    try:
+        yield
+    finally:
+        _about.clear()
+        _about.update(before)
 
 
 def said(event: str, **values: Any) -> str:

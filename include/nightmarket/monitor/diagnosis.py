@@ -147,7 +147,7 @@ def diagnose(settings: Settings, night: date, run_id: str | None = None) -> Diag
     run = next((r for r in newest if state_of(r) not in ("done", "running")), None)
     step = run.step if run else None
     log_file = _airflow_log(settings, run) if run else None
-    words = _airflow_words(log_file) if log_file else list(run.log) if run else []
+    words = _airflow_words(log_file) if log_file else [part for line in run.log for part in line.splitlines()] if run else []
     why = run.why.strip() if run else ""
     spec = next((s for s in STEPS if s.name == step), None)
     reads = spec.reads if spec else ()
@@ -155,7 +155,7 @@ def diagnose(settings: Settings, night: date, run_id: str | None = None) -> Diag
     cause, command = _cause(settings, night, run, "\n".join([why, *words]))
     return Diagnosis(
         night, run_id or (run.run_id if run else None) or None, step, run.model if run else "", state_of(run) if run else _whole(states), _last_line(why) or (words[-1] if words else ""),
-        tuple(relevant([*words, *([] if log_file else why.splitlines())])), log_file, tuple((d.id, _said(lake.manifest(d, night))) for d in reads), good,
+        tuple(relevant([*words, *([] if log_file else [line for line in why.splitlines() if line not in words])])), log_file, tuple((d.id, _said(lake.manifest(d, night))) for d in reads), good,
         tuple(changes(lake, good, night)) if good else (), cause, command,
         tuple((r.name, state_of(r)) for r in newest if r.step in order), tuple(_notes(settings, lake, night)),
     )
@@ -273,7 +273,7 @@ def _airflow_log(settings: Settings, run: Run) -> Path | None:
     home = settings.places.root / "airflow" / "logs"
     found = sorted(home.glob(f"dag_id=*/run_id={_globbed(run.run_id)}/task_id={run.step}/**/attempt=*.log"), key=lambda p: p.stat().st_mtime)
     if run.model and run.step in kinds.SHARED:  # mapped tasks have one name: the log's own lines say whose it is
-        own = re.compile(rf"\bmodel={re.escape(run.model)}\b")
+        own = re.compile(rf"\bmodel(_kind)?={re.escape(run.model)}\b")
         found = [p for p in found if own.search(p.read_text(errors="replace"))]
     return found[-1] if found else None
 
