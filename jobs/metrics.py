@@ -2,15 +2,18 @@
 
 `<root>/metrics/nightmarket.prom` is for a text-file collector and for the lookup service, which shows it beside its own metrics;
 `monitoring.push_gateway` of shop.yaml is for a Prometheus that cannot reach this machine's files. A gateway that does not answer is a
-fault (exit 1): the file is written by then. A past night is collected only with --force, since the newest is what alerts are about.
+fault (exit 1): the file is written by then. A past night is collected only with --force, since the newest is what alerts are about;
+with --newest it is the newest judged night, whatever --run-date says: what changes between nights (updates, switches, mails) is seen then.
 
   python -m jobs.metrics --run-date 2026-02-01
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from nightmarket import command
@@ -30,6 +33,12 @@ def run(night: Night) -> list[Manifest]:
     from nightmarket.monitor.metrics import collect, text_file
 
     settings = night.settings
+    if night.args.newest:
+        judged = max(night.lake.dates(QUALITY), default=None)
+        if judged is None:
+            log.info(logs.said("not collected", why="no night was judged yet"))
+            return []
+        night = replace(night, run_date=judged)
     newest = max(night.lake.dates(QUALITY), default=night.run_date)
     if newest > night.run_date and not night.force:
         log.info(logs.said("not collected", run_date=night.run_date, why=f"{newest} is newer; --force to collect all the same"))
@@ -48,8 +57,12 @@ def run(night: Night) -> list[Manifest]:
     return []
 
 
+def extend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--newest", action="store_true", help="the newest judged night, whatever --run-date says")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.main("metrics", __doc__ or "", run, argv)
+    return command.main("metrics", __doc__ or "", run, argv, extend)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Grafana dashboards (provisioned files) come with the project. Start the three wi
   prometheus --config.file=monitoring/prometheus.yml
   prometheus-alertmanager --config.file=monitoring/alertmanager.yml
 
-For Airflow's own metrics run a statsd_exporter and set [metrics] as airflow.cfg says.
+Airflow's own metrics are shown by the look-up service that `make up` starts; `monitoring.airflow` of shop.yaml names another receiver.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--lookup", action="append", metavar="HOST:PORT", help="a look-up service to scrape, once for each (default: 127.0.0.1:8088)")
     p.add_argument("--prometheus", default="127.0.0.1:9090", metavar="HOST:PORT", help="where Grafana finds Prometheus")
     p.add_argument("--alertmanager", default="127.0.0.1:9093", metavar="HOST:PORT", help="where Prometheus finds Alertmanager")
-    p.add_argument("--statsd", default="127.0.0.1:9102", metavar="HOST:PORT", help="a statsd_exporter with Airflow's own metrics; '' for none")
+    p.add_argument("--airflow", metavar="HOST:PORT", help="a collector that shows Airflow's own metrics (default: the look-up service does)")
     p.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
     try:
         args = p.parse_args(argv)
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     from nightmarket.monitor.stack import Addresses, write
 
-    addresses = Addresses(tuple(args.lookup or ("127.0.0.1:8088",)), args.prometheus, args.alertmanager, args.statsd or None)
+    addresses = Addresses(tuple(args.lookup or ("127.0.0.1:8088",)), args.prometheus, args.alertmanager, args.airflow)
     try:
         for path in write(load_shop(args.shop), args.out, addresses):
             print(path)

@@ -116,6 +116,10 @@ def _lift(night: Night) -> None:
         raise UsageError(str(error.args[0])) from None
     Log(night.settings.places.root).add(Entry("lifted", f"lift-{found.name}", night.run_date.isoformat(), "by hand", "lift", f"{who} lifts it",
                                               f"{found.name} is on again; off since {found.since} ({found.why})"))
+    if found.name == switches.ONLINE_UPDATES:
+        from nightmarket.online.update import Updates
+
+        Updates(night.settings.places.root).lift(who, night.run_date)
     log.info(logs.said("lifted", name=found.name, who=who, since=found.since))
 
 

@@ -179,7 +179,7 @@ def _guarded(name: str, verbose: bool, body: Callable[[Callable[[], float]], Non
             log.error(logs.said("failed", **said, why=str(error)), exc_info=verbose)
             print(f"{name}: {error}", file=sys.stderr)
             return FAULT, str(error)
-        except Exception as error:  # noqa: BLE001 (everything becomes an exit code and a reason)
+        except Exception as error:  # everything becomes an exit code and a reason
             log.exception(logs.said("failed", **said, why=f"{type(error).__name__}: {error}"))
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             return FAULT, "".join(traceback.format_exception(error))

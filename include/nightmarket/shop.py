@@ -533,6 +533,7 @@ class Monitoring(_Frozen):
 
     push_gateway: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Address of a Prometheus push gateway.")
     webhook: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Alertmanager posts every alert here beside its mails; `/alerts` of the look-up service lets `responses` act on them.")
+    airflow: str | None = Field(default=None, pattern=r"^https?://[^\s/:]+:\d+$", description="Where Airflow sends its own metrics by OpenTelemetry, http://HOST:PORT: the look-up service, or a collector. Without it only `make up` sends them, to its own look-up service.")
 
 
 class Storage(_Frozen):

@@ -51,7 +51,7 @@ CHAINS = {
         "metrics": set(),
     },
     "rollback": {"rollback": {"send"}, "send": set()},
-    "online_update": {"stream": {"update"}, "update": {"send"}, "send": set()},
+    "online_update": {"stream": {"update"}, "update": {"send", "metrics"}, "send": set(), "metrics": set()},
     "fraud_screening": {
         "feedback": {"screen_features"}, "screen_features": {"train_screener"}, "train_screener": {"judge_screener"}, "judge_screener": {"register"},
         "register": {"bless"}, "bless": {"decide"}, "decide": {"brief_risk"}, "brief_risk": {"send", "metrics"}, "send": set(),

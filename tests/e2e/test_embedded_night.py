@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 import time
 import urllib.error
 import urllib.request
@@ -79,6 +80,26 @@ def test_every_dataset_of_the_night_is_published_by_that_run(night: Told, lake: 
 def test_a_champion_serves(embedded_night: Embedded, night: Told) -> None:
     settings = embedded_night.settings
     assert Ledger(settings.places.mlflow / "ledger.db").current(settings.shop.model.name, "champion") is not None
+
+
+def test_airflows_own_metrics_are_at_the_scrape_endpoint(embedded_night: Embedded, night: Told) -> None:
+    """By the names that rules and dashboards use: each step's wait for its turn, pools, the scheduler's heartbeat."""
+    address = next(str(s["url"]) for s in embedded_night.told["services"] if s["name"] == "lookup")
+    steps = set(embedded_night.states(INGESTION, night.ingestion))
+
+    def told() -> set[str]:
+        with urllib.request.urlopen(f"{address}/metrics", timeout=10) as answer:
+            return set(answer.read().decode().splitlines())
+
+    def waited(lines: set[str]) -> set[str]:
+        of = re.compile(rf'airflow_task_scheduled_duration_milliseconds_count\{{dag_id="{INGESTION}",.*task_id="(\w+)"')
+        return {m[1] for line in lines if (m := of.match(line)) and float(line.split()[-1]) >= 1}
+
+    _until(lambda: steps <= waited(told()))
+    lines = told()
+    for name in ("airflow_scheduler_heartbeat_total", 'airflow_pool_scheduled_slots{pool_name="training"', 'airflow_pool_queued_slots{pool_name="spark"',
+                 'airflow_pool_running_slots{pool_name="spark"', "airflow_executor_queued_tasks"):
+        assert any(line.startswith(name) for line in lines), name
 
 
 def test_the_xcom_is_paths_of_manifests(embedded_night: Embedded, night: Told, lake: Lake) -> None:

@@ -15,6 +15,7 @@ from nightmarket.contracts import (
     EXPERIMENTS,
     EXPOSURES,
     FEATURES,
+    FORECASTS,
     ITEMS,
     LIVE_EVENTS,
     QUALITY,
@@ -22,6 +23,7 @@ from nightmarket.contracts import (
     RECOMMENDATIONS,
     RETRAINING,
     SCREENING_DECISIONS,
+    SCREENING_EVALUATION,
     Dataset,
 )
 from nightmarket.lake import Lake
@@ -80,6 +82,10 @@ def whole(settings: Settings, verdict: str = "passed") -> None:
         {"model": m, "model_version": None, "slice": s, "metric": "ndcg@10", "value": v, "low": v - 0.02, "high": v + 0.02, "users": 50}
         for m, v in (("challenger", 0.42), ("champion", 0.4), ("popularity", 0.1)) for s in ("all", "country=DE")
     ])
+    put(settings, SCREENING_EVALUATION, [
+        {"model": m, "model_version": None, "slice": "all", "metric": metric, "value": v, "low": v - 0.02, "high": v + 0.02, "users": 50}
+        for m, metric, v in (("champion", "average_precision", 0.7), ("champion", "calibration_loss", 0.05), ("strongest_simple", "average_precision", 0.5))
+    ])
     put(settings, RECOMMENDATIONS, [
         {"audience": a, "audience_id": k, "rank": r, "item_id": i, "score": s, "reason": "popular", "model_name": "recommender", "model_version": "3"}
         for a, k, r, i, s in (("user", "u1", 1, "a", 1.0), ("user", "u1", 2, "b", 0.5), ("user", "u2", 1, "c", 3.0), ("everyone", "*", 1, "a", 9.0))
@@ -104,6 +110,7 @@ def whole(settings: Settings, verdict: str = "passed") -> None:
     put(settings, SCREENING_DECISIONS, [], notes={
         "counts": {"order allow": 40, "order block": 2}, "reviewed": {"order": {"alerts": 8, "bad": 6, "missed": 1, "precision": 0.75}},
         "score_drift": {"order": 0.1}, "feature_drift": {"order": {"device.rows.1d": 0.3}}, "hours_to_decision": {"order": 11.5}})
+    put(settings, FORECASTS, [], notes={"due": "drift"})
     put(settings, RETRAINING, [{"model": "recommender", "action": "fine_tune", "why": "t", "inputs": "i", "order_id": None, "evidence": "{}"}])
     account = file_of(settings.places.logs, NIGHT)
     account.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from jobs import metrics
 from nightmarket.contracts import QUALITY
 from nightmarket.embedded.services import free_port
 from nightmarket.lake import Lake
+from nightmarket.monitor import switches
 from nightmarket.monitor.metrics import METRICS, collect, text_file
 from nightmarket.shop import Settings
 from tests.monitor.nights import END, EXPERIMENT, NIGHT, put, whole
@@ -63,7 +64,8 @@ def test_every_metric_has_its_value(settings: Settings) -> None:
     assert (of("published_shoppers", list="own"), of("published_shoppers", list="lent")) == (6, 4)
     assert of("catalogue_coverage_ratio") == 3 / 5
     assert of("score", quantile="0.5") == 2.0  # first places of u1 and u2 are 1 and 3
-    assert [of("live_quality", metric="ndcg@10", bound=b) for b in ("value", "promise")] == [0.3, 0.4]
+    assert [of("live_quality", metric="ndcg@10", bound=b) for b in ("value", "promise", "least")] == pytest.approx([0.3, 0.4, 0.4 * 0.8])
+    assert of("forecast_drift") == 1
     assert of("drift_effect", kind="feature", feature="events.unit_price", test="ks") == 0.4
     assert (of("drifted_features", kind="feature"), of("drifted_features", kind="concept")) == (1, 0)
     assert [of("retraining", model="recommender", action=a) for a in ("skip", "fine_tune", "retrain")] == [0, 1, 0]
@@ -73,7 +75,7 @@ def test_every_metric_has_its_value(settings: Settings) -> None:
     # killed: began, did not end, and no such process is there
     assert [of("step_runs", step=s, model="", outcome=o) for s, o in (("clean", "fault"), ("clean", "done"), ("gate", "killed"))] == [1, 1, 1]
     assert of("step_run_seconds", step="clean", model="") == 30 and of("switched_off", what="online_updates") == 1
-    assert of("online_updates", outcome="dropped") == 1 and of("live_event_timestamp_seconds") == END - 60
+    assert of("online_strikes") == 1 and of("online_updates", outcome="dropped") == 1 and of("live_event_timestamp_seconds") == END - 60
     assert of("experiment_status", experiment="warmer", status="running") == 1 and of("experiment_status", experiment="warmer", status="won") == 0
     assert of("experiment_enrolment_ratio", experiment="warmer") == 0.1
     assert of("experiment_exposed", experiment="warmer", arm="new") == 400
@@ -99,6 +101,17 @@ def test_a_past_night_does_not_hide_the_newest(settings: Settings) -> None:
     assert run(settings, date(2026, 3, 20)) == 0 and text_file(settings).read_text() == before
     assert run(settings, date(2026, 3, 20), "--force") == 0
     assert samples(text_file(settings).read_text())["nightmarket_gate_verdict", frozenset({("shop", "small"), ("verdict", "refused")})] == 1
+
+
+def test_between_nights_the_newest_judged_night_is_measured_again(settings: Settings) -> None:
+    """A stop after the night's metrics is seen by the next ones, which are asked for on the day after."""
+    switches.lift(settings, switches.ONLINE_UPDATES)
+    assert run(settings) == 0 and "nightmarket_switched_off{" not in text_file(settings).read_text()
+    switches.turn_off(settings, switches.Switch(switches.ONLINE_UPDATES, "jobs.update", "three drops", "2026-03-30"))
+    assert run(settings, date(2026, 3, 30), "--newest") == 0
+    found = samples(text_file(settings).read_text())
+    assert found["nightmarket_switched_off", frozenset({("shop", "small"), ("what", "online_updates")})] == 1
+    assert found["nightmarket_gate_verdict", frozenset({("shop", "small"), ("verdict", "passed")})] == 1, "the night's own are still there"
 
 
 def test_a_dry_run_writes_nothing(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
+import airflow
 import pytest
 import yaml
 from aiosmtpd.controller import Controller
@@ -26,8 +28,9 @@ from nightmarket.monitor.inbox import firing
 from nightmarket.monitor.metrics import METRICS
 from nightmarket.monitor.stack import RULES, Addresses, Pace, alertmanager, write
 from nightmarket.online.service import LookupService
-from nightmarket.shop import Settings, ShopError
+from nightmarket.shop import PROJECT, Settings, ShopError, load_shop
 from tests.monitor.nights import EXPERIMENT, NIGHT, whole
+from tests.monitor.test_airflow_metrics import speak
 
 QUICK = Pace("1s", "1s", "1s", "1h")
 
@@ -53,15 +56,15 @@ def test_every_alert_has_a_unit_test_an_owner_and_a_remedy() -> None:
               for t in g["alert_rule_test"] if t["exp_alerts"]}
     assert {r["alert"] for r in rules} == tested
     assert all(r["labels"]["severity"] in ("page", "ticket") and r["annotations"]["action"] and r["annotations"]["summary"] for r in rules)
-    assert {r["labels"]["owner"] for r in rules} <= {"events", "recommendations", "default"}
+    assert {r["labels"]["owner"] for r in rules} <= set(load_shop(PROJECT / "shops" / "demo.yaml").shop.owners)
 
 
 def test_what_is_written_is_accepted_by_the_servers_own_checks(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert monitoring.main(["--shop", str(settings.file), "--out", str(tmp_path / "m"), "--lookup", "a:1", "--lookup", "b:2", "--statsd", ""]) == 0
+    assert monitoring.main(["--shop", str(settings.file), "--out", str(tmp_path / "m"), "--lookup", "a:1", "--lookup", "b:2", "--airflow", "c:3"]) == 0
     files = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert all(f.is_file() for f in files) and len(files) == 5 + len(DASHBOARDS)
     told = yaml.safe_load((tmp_path / "m" / "prometheus.yml").read_text())
-    assert [j["job_name"] for j in told["scrape_configs"]] == ["nightmarket-lookup"]
+    assert [j["job_name"] for j in told["scrape_configs"]] == ["nightmarket-lookup", "airflow"]
     assert told["scrape_configs"][0]["static_configs"][0]["targets"] == ["a:1", "b:2"]
     checks = [[program("promtool"), "check", "config", "prometheus.yml"], [program("amtool"), "check-config", "alertmanager.yml"]]
     for argv in checks:
@@ -86,13 +89,20 @@ def test_owners_are_receivers_and_a_password_is_never_written(make_settings: Cal
         alertmanager(make_settings(mail=mail, secrets={"smtp": {"env": "SMTP"}}), Pace())
 
 
-def test_dashboards_ask_only_for_metrics_that_are_measured() -> None:
-    served = {"nightmarket_lookup_seconds_bucket", "nightmarket_lookup_seconds_count", "nightmarket_lookup_failures_total",
-              "nightmarket_lookup_night_timestamp_seconds"}
-    import re
-
-    asked = {n for q in queries("x") for n in re.findall(r"nightmarket_\w+", q)}
-    assert asked <= {m.name for m in METRICS} | served
+def test_rules_and_dashboards_ask_only_for_metrics_that_are_measured(settings: Settings) -> None:
+    """Those of a night, of the look-up service, and of Airflow by the names of its own list."""
+    with LookupService(settings) as service:
+        served = {f"{m.name}{end}" for m in service.registry.collect() for end in {"histogram": ("_bucket", "_count"), "counter": ("_total",)}.get(m.type, ("",))}
+    theirs = yaml.safe_load((Path(airflow.__file__).parent / "_shared" / "observability" / "metrics" / "metrics_template.yaml").read_text())["metrics"]
+    ends = {"counter": ("_total",), "gauge": ("",), "timer": ("_milliseconds_sum", "_milliseconds_count")}
+    told = {f"airflow_{m['name'].replace('.', '_')}{end}" for m in theirs for end in ends[m["type"]]}
+    rules = [r["expr"] for g in yaml.safe_load(RULES.read_text())["groups"] for r in g["rules"]]
+    asked = {n for q in [*queries("x"), *rules] for n in re.findall(r"\b(?:nightmarket|airflow)_\w+", q)}
+    assert len(asked) > 45 and asked <= {m.name for m in METRICS} | served | told, asked - {m.name for m in METRICS} - served - told
+    labels = {m.name: {"shop", *m.labels} for m in METRICS}
+    for query in [*queries("x"), *rules]:
+        for name, given in re.findall(r"\b(nightmarket_\w+)\{([^}]*)\}", query):
+            assert set(re.findall(r"(\w+)[=!]", given)) <= labels.get(name, {"shop", "reason"}), (name, given)
     for name in DASHBOARDS:
         made = json.loads(json.dumps(dashboard(name)))
         assert made["uid"] == f"nightmarket-{name}"
@@ -154,7 +164,8 @@ def test_every_query_of_the_dashboards_answers_on_a_real_prometheus(make_setting
     assert metrics.main(["--shop", str(settings.file), "--run-date", str(NIGHT)]) == 0
     port = free_port(19090)
     with serving(settings) as service:
-        write(settings, tmp_path, Addresses((f"127.0.0.1:{service.port}",), f"127.0.0.1:{port}", "127.0.0.1:1", None), QUICK)
+        speak(service.port, tmp_path)
+        write(settings, tmp_path, Addresses((f"127.0.0.1:{service.port}",), f"127.0.0.1:{port}", "127.0.0.1:1"), QUICK)
         base = f"http://127.0.0.1:{port}"
         with running(prometheus(tmp_path, port), tmp_path / "prometheus.log", f"{base}/-/ready"):
             def answers(query: str) -> Any:
@@ -170,7 +181,7 @@ def test_every_query_of_the_dashboards_answers_on_a_real_prometheus(make_setting
 
             assert 0 < until(lambda: (v := p99()) > 0 and v, 60, "no latency") <= 1
             asked = queries("small")
-            assert len(asked) > 35
+            assert len(asked) > 45
             until(lambda: all(answers(q) for q in asked), 60, f"no data for {[q for q in asked if not answers(q)]}")
 
 
@@ -197,7 +208,7 @@ def test_a_refused_night_reaches_its_owner_by_mail_and_the_webhook(make_settings
     smtp.start()
     try:
         with serving(settings, ports["lookup"]) as service:
-            addresses = Addresses((f"127.0.0.1:{service.port}",), f"127.0.0.1:{ports['prometheus']}", f"127.0.0.1:{ports['alertmanager']}", None)
+            addresses = Addresses((f"127.0.0.1:{service.port}",), f"127.0.0.1:{ports['prometheus']}", f"127.0.0.1:{ports['alertmanager']}")
             write(settings, tmp_path, addresses, QUICK)
             alerts = [program("prometheus-alertmanager"), f"--config.file={tmp_path / 'alertmanager.yml'}", f"--storage.path={tmp_path / 'am'}",
                       f"--web.listen-address={addresses.alertmanager}", "--cluster.listen-address="]

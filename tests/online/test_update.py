@@ -90,3 +90,7 @@ def test_three_in_a_row(tmp_path: Path) -> None:
     for outcome in ("dropped", "dropped", "accepted", "dropped", "dropped", "dropped"):
         log.add(entry(outcome))
     assert [strikes(log.entries()[:n]) for n in range(1, 7)] == [1, 2, 0, 1, 2, 3]
+    log.lift("Ada", date(2026, 3, 2))
+    assert strikes(log.entries()) == 0, "a person who lifts the stop gives three more"
+    log.add(log.entries()[0])
+    assert strikes(log.entries()) == 1

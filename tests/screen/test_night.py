@@ -143,6 +143,15 @@ def test_the_strongest_simple_way_is_to_be_beaten_where_verdicts_are_many(given:
     best = max((n for n in value if n not in ("challenger", "strongest_simple")), key=lambda n: value[n])
     assert made.simple == {"order": best} and value["strongest_simple"] == value[best] > value["chance"]
     assert made.differences["strongest_simple"] == made.differences[best]
+    # of who says probabilities, how far they are off: over the holdout's rows, each bin's mean against its share of bad ones
+    model = Screener.learn(many, cut, OPTIONS).parts["order"]
+    rows, label = found[0].index, found[0].label
+    blind = replace(many["order"], label=np.where(np.isin(np.arange(len(many["order"])), rows), np.nan, many["order"].label))
+    said = model.ask(blind, rows, OPTIONS).probability
+    off = sum(abs(said[b].mean() - label[b].mean()) * b.sum() for k in range(15) for b in [(said * 15).astype(int) == k] if b.any()) / len(rows)
+    told = made.table["challenger"]["all"]["calibration_loss"]
+    assert told.value == pytest.approx(off) and told.low is not None and told.high is not None and told.low <= told.high
+    assert "calibration_loss" not in made.table["strongest_simple"]["all"], "a rank is no probability"
 
 
 def test_average_precision_is_scikit_learns(given: dict[str, Described]) -> None:

@@ -176,14 +176,17 @@ class _start:
             port = services.free_port(SPARK_PORT)
             spark = Service(SPARK, server(settings, port), lambda: services.listens(port), f"sc://localhost:{port}")
             extra |= shared_spark.clients(port)
+        looked_up = services.free_port(LOOKUP_PORT) if self.looked_up else None
+        if looked_up is not None and settings.shop.monitoring.airflow is None:
+            extra |= airflow.metrics(f"http://127.0.0.1:{looked_up}")  # its scrape endpoint shows them beside the night's
         environment = airflow.environment(settings, page, self.scheduled, **extra)
         client = airflow.Client(f"http://127.0.0.1:{page}", airflow.password(settings))
         self.supervisor = Supervisor(airflow.state(settings), settings.places.logs, environment).__enter__()
         try:
             if local:
                 self.supervisor.start(_mailbox(settings, int(extra["NIGHTMARKET_MAIL_PORT"])))
-            if self.looked_up:
-                self.supervisor.start(_lookup(settings, services.free_port(LOOKUP_PORT)))
+            if looked_up is not None:
+                self.supervisor.start(_lookup(settings, looked_up))
             self.supervisor.start(_mlflow(settings, registry))  # it makes its database while Airflow makes its own
             if spark:
                 self.supervisor.start(spark)

@@ -29,6 +29,21 @@ def state(settings: Settings) -> Path:
     return settings.places.root / "airflow"
 
 
+METRICS_EVERY_SECONDS = 15
+
+
+def metrics(where: str | None) -> dict[str, str]:
+    """Airflow's options that send its own metrics to `monitoring.airflow` of shop.yaml. Jobs see none of them: OpenTelemetry's own variables
+    would have MLflow send its traces there too."""
+    if where is None:
+        return {}
+    told = urllib.parse.urlsplit(where)
+    return {f"AIRFLOW__METRICS__{k}": v for k, v in {
+        "OTEL_ON": "True", "OTEL_HOST": str(told.hostname), "OTEL_PORT": str(told.port), "OTEL_SSL_ACTIVE": str(told.scheme == "https"),
+        "OTEL_INTERVAL_MILLISECONDS": str(METRICS_EVERY_SECONDS * 1000),
+    }.items()}
+
+
 def environment(settings: Settings, port: int, scheduled: bool, **extra: str) -> dict[str, str]:
     """What every Airflow process of this installation is told beside airflow.cfg. Keys are made once, owner-only."""
     home = state(settings)
@@ -52,7 +67,7 @@ def environment(settings: Settings, port: int, scheduled: bool, **extra: str) ->
         AIRFLOW__API__PORT=str(port),
         AIRFLOW__API__BASE_URL=f"http://127.0.0.1:{port}",
         AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"http://127.0.0.1:{port}/execution/",
-        **extra,
+        **{**metrics(settings.shop.monitoring.airflow), **extra},
     )
 
 

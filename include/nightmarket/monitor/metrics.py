@@ -23,6 +23,7 @@ from nightmarket.contracts import (
     EVENTS,
     EXPERIMENTS,
     EXPOSURES,
+    FORECASTS,
     ITEMS,
     LIVE_EVENTS,
     QUALITY,
@@ -34,11 +35,11 @@ from nightmarket.contracts import (
 from nightmarket.evaluate.protocol import Holdout
 from nightmarket.lake import Lake, Manifest, newest_arrow
 from nightmarket.monitor.account import runs
-from nightmarket.monitor.retraining import ACTIONS
+from nightmarket.monitor.retraining import ACTIONS, ERRORS
 from nightmarket.monitor.switches import switches
 from nightmarket.online.experiments import FINAL, State
 from nightmarket.online.live import NEWEST
-from nightmarket.online.update import Updates
+from nightmarket.online.update import Updates, strikes
 from nightmarket.quality.outbox import Outbox
 from nightmarket.quality.verdict import passed_nights
 from nightmarket.recommend.lookup import PublicationError, serving
@@ -80,12 +81,15 @@ METRICS = (
     Metric("nightmarket_published_shoppers", "Shoppers with a list in the night's publication: their own, or a lent one.", ("list",)),
     Metric("nightmarket_catalogue_coverage_ratio", "Different items in the night's publication over items of the catalogue."),
     Metric("nightmarket_score", "Distribution of the score at the first place of shoppers' lists.", ("quantile",)),
-    Metric("nightmarket_live_quality", "The same metric of what was published, once shoppers had bought; promise: what the evaluation said of as many days.",
+    Metric("nightmarket_live_quality", "The same metric of what was published, once shoppers had bought; promise: what the evaluation said of as many days; least: what "
+           "retraining.live_loss leaves of that.",
            ("metric", "bound")),
     Metric("nightmarket_drift_effect", "Size of the night's shift, as its test measures it.", ("kind", "feature", "test")),
     Metric("nightmarket_drifted_features", "Features, predictions and concepts that drifted in the night.", ("kind",)),
+    Metric("nightmarket_forecast_drift", "1 where errors since the forecaster was made are beyond those of its backtests, as the newest publication noted."),
     Metric("nightmarket_retraining", "1 for what was decided about training the model in the night, 0 for the others.", ("model", "action")),
     Metric("nightmarket_online_updates", "Updates between nights by what became of them.", ("outcome",)),
+    Metric("nightmarket_online_strikes", "Updates that were dropped in a row, since a person lifted the stop that they led to; three stop updates."),
     Metric("nightmarket_live_event_timestamp_seconds", "Newest event that the stream brought."),
     # -- screening
     Metric("nightmarket_screening_decisions", "What the night decided about what came in.", ("kind", "decision")),
@@ -140,7 +144,7 @@ def collect(settings: Settings, lake: Lake, night: date, now: datetime) -> Gauge
     _gate(gauges, lake, night)
     _events(gauges, lake, night)
     _models(gauges, settings, lake, night)
-    _drift(gauges, lake, night)
+    _drift(gauges, settings, lake, night)
     _screening(gauges, lake, night)
     if (live := lake.dates(LIVE_EVENTS)) and (made := lake.manifest(LIVE_EVENTS, live[-1])) is not None:
         gauges.set("nightmarket_live_event_timestamp_seconds", made.notes.get(NEWEST))
@@ -219,7 +223,7 @@ def _models(gauges: Gauges, settings: Settings, lake: Lake, night: date) -> None
                 gauges.set("nightmarket_champion_night_timestamp_seconds", _end(settings, date.fromisoformat(champion.run_date)), model=name)
 
 
-def _drift(gauges: Gauges, lake: Lake, night: date) -> None:
+def _drift(gauges: Gauges, settings: Settings, lake: Lake, night: date) -> None:
     made = lake.manifest(DRIFT, night)
     if made is not None:
         rows = lake.at(DRIFT, night).arrow(["kind", "feature", "test", "effect", "drifted"]).to_pylist()
@@ -227,9 +231,12 @@ def _drift(gauges: Gauges, lake: Lake, night: date) -> None:
             gauges.set("nightmarket_drift_effect", row["effect"], kind=row["kind"], feature=row["feature"], test=row["test"])
         for kind in ("feature", "prediction", "concept"):
             gauges.set("nightmarket_drifted_features", len({r["feature"] for r in rows if r["kind"] == kind and r["drifted"]}), kind=kind)
-        live = made.notes.get("live") or {}
-        for bound in ("value", "low", "high", "promise"):
-            gauges.set("nightmarket_live_quality", live.get(bound), metric=live.get("metric", ""), bound=bound)
+        if live := made.notes.get("live"):
+            least = live["promise"] * (1 - settings.shop.retraining.live_loss)
+            for bound, value in (*((b, live[b]) for b in ("value", "low", "high", "promise")), ("least", least)):
+                gauges.set("nightmarket_live_quality", value, metric=live["metric"], bound=bound)
+    if (forecast := lake.manifest(FORECASTS, night)) is not None:
+        gauges.set("nightmarket_forecast_drift", forecast.notes.get("due") == ERRORS)
     if lake.manifest(RETRAINING, night) is not None:
         for row in lake.at(RETRAINING, night).arrow(["model", "action"]).to_pylist():
             for action in ACTIONS:
@@ -266,9 +273,11 @@ def _steps(gauges: Gauges, settings: Settings, night: date) -> None:
             gauges.set("nightmarket_step_run_seconds", taken.total_seconds(), step=run.step, model=run.model)
     for (step, model, outcome), n in counts.items():
         gauges.set("nightmarket_step_runs", n, step=step, model=model, outcome=outcome)
-    outcomes = Counter(e.outcome for e in Updates(settings.places.root).entries())
-    for outcome, n in outcomes.items():
+    updates = Updates(settings.places.root).entries()
+    for outcome, n in Counter(e.outcome for e in updates).items():
         gauges.set("nightmarket_online_updates", n, outcome=outcome)
+    if updates:
+        gauges.set("nightmarket_online_strikes", strikes(updates))
     for name in switches(settings):
         gauges.set("nightmarket_switched_off", 1, what=name)
 

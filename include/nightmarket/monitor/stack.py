@@ -24,8 +24,8 @@ class Addresses:
     lookup: Sequence[str] = ("127.0.0.1:8088",)
     prometheus: str = "127.0.0.1:9090"
     alertmanager: str = "127.0.0.1:9093"
-    statsd: str | None = "127.0.0.1:9102"
-    """Of a statsd_exporter, to which Airflow's own metrics go (airflow.cfg [metrics])."""
+    airflow: str | None = None
+    """Of a collector that shows Airflow's own metrics; None where the look-up service does, to which `monitoring.airflow` sends them."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def write(settings: Settings, folder: Path, addresses: Addresses | None = None, 
 
 
 def prometheus(settings: Settings, addresses: Addresses, pace: Pace) -> dict[str, Any]:
-    """Scrapes the look-up services, Airflow's statsd exporter and the push gateway, where there are some."""
+    """Scrapes the look-up services, Airflow's collector and the push gateway, where there are some."""
     jobs: list[dict[str, Any]] = [{"job_name": "nightmarket-lookup", "static_configs": [{"targets": list(addresses.lookup)}]}]
-    if addresses.statsd:
-        jobs.append({"job_name": "airflow", "static_configs": [{"targets": [addresses.statsd]}]})
+    if addresses.airflow:
+        jobs.append({"job_name": "airflow", "static_configs": [{"targets": [addresses.airflow]}]})
     if gateway := settings.shop.monitoring.push_gateway:
         # labels that were pushed are the truth, not those of the gateway's own address
         jobs.append({"job_name": "pushed", "honor_labels": True, "scheme": gateway.split("://")[0],

@@ -4,8 +4,9 @@
     GET /metrics                           look-ups by source and latency, what serves, and the newest night's metrics
     GET /health                            200 while something is published
     POST /alerts                           Alertmanager's webhook: kept for `jobs.respond`, which is started at once where the service may act
+    POST /v1/metrics                       Airflow's own metrics (OTLP in protobuf), shown by /metrics
 
-It keeps no state and answers from the file that serves at that moment, so it needs no restart after a night. It has no login: it
+It keeps nothing else, and answers from the file that serves at that moment, so it needs no restart after a night. It has no login: it
 listens on the loopback address unless told otherwise, for the shop's own servers beside it. Shoppers' keys are never logged.
 """
 
@@ -24,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from nightmarket import log as logs
+from nightmarket.monitor import airflow_metrics
 from nightmarket.monitor.inbox import NotAnAlert, receive
 from nightmarket.online.serving import ExposureLog, recommend
 from nightmarket.recommend.lookup import PublicationError, serving
@@ -54,6 +56,8 @@ class LookupService(ThreadingHTTPServer):
         self.failures = Counter("nightmarket_lookup_failures", "Look-ups without an answer, by reason.", ("shop", "reason"), registry=self.registry)
         self.night = Gauge("nightmarket_lookup_night_timestamp_seconds", "Start of the night whose publication answers now, UTC.", ("shop",),
                            registry=self.registry)
+        self.airflow = airflow_metrics.Received(settings.shop.shop)
+        self.registry.register(self.airflow)
         for reason in ("usage", "unpublished", "fault"):
             self.failures.labels(shop=settings.shop.shop, reason=reason)
 
@@ -97,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
                 about = serving(self.server.published)
                 self._json(200 if about else 503, {"serving": about.run_date.isoformat() if about else None})
             else:
-                raise _Refusal(404, "usage", "there are /recommend, /metrics and /health, and /alerts to post to")
+                raise _Refusal(404, "usage", "there are /recommend, /metrics and /health, and /alerts and /v1/metrics to post to")
         except _Refusal as error:
             self.server.failures.labels(shop=shop, reason=error.reason).inc()
             self._json(error.status, {"error": str(error)})
@@ -112,12 +116,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(500, {"error": "a fault; the service's log has it"})
 
     def do_POST(self) -> None:
-        """Alertmanager repeats what is not answered with 2xx, and gives up on 4xx."""
-        length = self.headers.get("Content-Length", "")
-        if urlsplit(self.path).path != "/alerts" or not length.isdigit() or int(length) > _MOST_BYTES:
+        """Alertmanager, and Airflow's exporter, repeat what is not answered with 2xx, and give up on 4xx."""
+        length, path = self.headers.get("Content-Length", ""), urlsplit(self.path).path
+        if path not in ("/alerts", airflow_metrics.PATH) or not length.isdigit() or int(length) > _MOST_BYTES:
             self.close_connection = True
-            self._json(404 if urlsplit(self.path).path != "/alerts" else 413, {"error": f"post Alertmanager's alerts to /alerts, at most {_MOST_BYTES} bytes"})
+            self._json(413 if path in ("/alerts", airflow_metrics.PATH) else 404,
+                       {"error": f"post Alertmanager's alerts to /alerts and Airflow's metrics to {airflow_metrics.PATH}, at most {_MOST_BYTES} bytes"})
             self._forget(int(length) if length.isdigit() else 0)
+            return
+        if path == airflow_metrics.PATH:
+            self.close_connection = True  # Airflow forks: a connection kept open would be one that two processes write to
+            try:
+                self.server.airflow.take(self.rfile.read(int(length)))
+            except airflow_metrics.NotMetrics as error:
+                self._json(400, {"error": str(error)})
+                return
+            self._send(200, "application/x-protobuf", b"")  # an empty ExportMetricsServiceResponse: all was taken
             return
         try:
             names = receive(self.server.settings, self.rfile.read(int(length)))
@@ -158,6 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 

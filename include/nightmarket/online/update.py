@@ -7,7 +7,7 @@ learnt, with the same histories before them. It is dropped where it harms: where
 difference is below zero beyond chance, or below `-margin`. All other rows of the model gate's truth table hold as every night; only
 `not_worse`, which asks for more shoppers than a few days have, is replaced by this guard.
 
-Three drops in a row are no bad luck: updates stop until a person lifts the switch.
+Three drops in a row are no bad luck: updates stop until a person lifts the switch, and are counted anew from then on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ from nightmarket.evaluate.protocol import Trial
 from nightmarket.recommend.histories import LISTS
 from nightmarket.shop import Blessing
 
-Outcome = Literal["accepted", "dropped"]
+Outcome = Literal["accepted", "dropped", "lifted"]
+"""lifted: no update, but a person who lets updates go on after a stop."""
 STRIKES = 3
 REPLACED = "not_worse"
 
@@ -65,6 +67,10 @@ class Updates:
             return []
         return [Entry(**json.loads(line)) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
+    def lift(self, who: str, night: date) -> None:
+        """Notes that a person lets updates go on: what was dropped before is no strike any more."""
+        self.add(Entry("", night.isoformat(), "", None, "lifted", f"{who} lifts the stop", None, 0, datetime.now(timezone.utc).isoformat(timespec="seconds")))
+
     def add(self, entry: Entry) -> None:
         """Appends a line; it is on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +103,7 @@ def lesson(histories: pa.Table, trial: Trial) -> pa.Table:
 
 
 def strikes(entries: Sequence[Entry]) -> int:
-    """Drops in a row, newest first."""
+    """Drops in a row, newest first, since a person lifted a stop."""
     n = 0
     for entry in reversed(entries):
         if entry.outcome != "dropped":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BINS = 15
 _MANY = 200
 """Positives from which on the shape of the calibration is free (isotonic); below, it is a line in log-odds (Platt, 1999)."""
 
@@ -88,7 +89,7 @@ def fit_calibration(log_odds: np.ndarray, label: np.ndarray, weight: np.ndarray)
     return Calibration(np.array(at), np.array(to))
 
 
-def expected_calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = BINS) -> float:
     """Mean |said - seen| over bins of equal width, weighted by rows (Naeini et al., 2015)."""
     which = np.minimum((probability * bins).astype(int), bins - 1)
     size = np.bincount(which, minlength=bins)

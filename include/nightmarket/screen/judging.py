@@ -1,8 +1,8 @@
 """Screeners and baselines on the same later rows, with intervals and paired differences.
 
 The holdout is the rows from the cut on whose verdicts were known by the night; a screener is judged as it was learned before the cut.
-Metrics of a kind: average precision, and precision and recall among as many rows as the analysts can look at. "all" is their mean
-over the kinds.
+Metrics of a kind: average precision, and precision and recall among as many rows as the analysts can look at; of a screener that says
+probabilities the expected calibration error too (`calibration_loss`, lower is better). "all" is their mean over the kinds.
 
 Where no kind has verdicts in the holdout, planted rows are judged instead: copies of its rows with some counts, amounts and sharings pushed to
 the far end of what was seen. That a screener finds them says that it works, not how much fraud it finds; it may serve all the same, because
@@ -30,13 +30,15 @@ import pyarrow as pa
 from nightmarket.contracts import SCREENING_EVALUATION
 from nightmarket.evaluate.bootstrap import Interval, draws, quantiles
 from nightmarket.screen import anomaly, learners, screening
+from nightmarket.screen.calibration import BINS
 from nightmarket.screen.decisions import Costs
-from nightmarket.screen.screener import Described, Part, Screener
+from nightmarket.screen.screener import Answer, Described, Part, Screener
 from nightmarket.screen.screening import Options
 from nightmarket.screen.windows import DAY
 
 CHALLENGER, CHAMPION, CHANCE, SIMPLE = "challenger", "champion", "chance", "strongest_simple"
 METRICS = ("average_precision", "precision_at_capacity", "recall_at_capacity")
+CALIBRATION = "calibration_loss"
 LEAST = 3
 """Known rows of either class from which on a kind is judged by its verdicts."""
 ENOUGH = 20
@@ -163,10 +165,12 @@ def judge(found: list[Trial], screeners: Mapping[str, tuple[str | None, Screener
         raise ValueError("nothing to judge on")
     moment = round(cut.timestamp() * 1_000_000)
     scores: dict[str, dict[str, np.ndarray]] = {}
+    probabilities: dict[str, dict[str, np.ndarray]] = {}
     for trial in found:
         kind = trial.given.kind
-        own = {n: _asked(s.parts.get(kind), trial, options) for n, (_, s) in screeners.items()}
-        scores[kind] = {n: v for n, v in own.items() if v is not None} | _baselines(trial, moment, options)
+        own = {n: a for n, (_, s) in screeners.items() if (a := _asked(s.parts.get(kind), trial, options)) is not None}
+        scores[kind] = {n: a.score for n, a in own.items()} | _baselines(trial, moment, options)
+        probabilities[kind] = {n: a.probability for n, a in own.items() if not trial.planted and not np.isnan(a.probability).any()}
     # a screener that does not know a kind is judged as chance there: what it would decide is nothing
     names = list(dict.fromkeys([*screeners, *(n for s in scores.values() for n in s), SIMPLE]))
     table: dict[str, dict[str, dict[str, Interval]]] = {n: {} for n in names}
@@ -191,15 +195,22 @@ def judge(found: list[Trial], screeners: Mapping[str, tuple[str | None, Screener
                 for label, kinds in (("all", [t.given.kind for t in found]), *((f"kind={t.given.kind}", [t.given.kind]) for t in found)):
                     gap = np.mean([sampled[k][CHALLENGER][metric] - sampled[k][name][metric] for k in kinds], 0)
                     apart[name].setdefault(label, {})[metric] = _interval(gap, table[name].get(label, table[name]["all"])[metric].users)
+    for name in screeners:
+        off = {t.given.kind: _calibration(t, p, resamples, options.seed) for t in found if (p := probabilities[t.given.kind].get(name)) is not None}
+        for trial in found:
+            if trial.given.kind in off:
+                table[name][f"kind={trial.given.kind}"][CALIBRATION] = _interval(off[trial.given.kind], len(trial.index))
+        if off:
+            table[name]["all"][CALIBRATION] = _interval(np.mean(list(off.values()), 0), sum(len(t.index) for t in found if t.given.kind in off))
     return Verdicts(found, scores, {n: v for n, (v, _) in screeners.items()}, table, apart, options.seed, resamples, simple)
 
 
-def _asked(part: Part | None, trial: Trial, options: Options) -> np.ndarray | None:
+def _asked(part: Part | None, trial: Trial, options: Options) -> Answer | None:
     if part is None:
         return None
     # only what was known at each row's moment describes it, but a label of the holdout is no label to the one who is judged
     blind = replace(trial.given, label=np.where(np.isin(np.arange(len(trial.given)), trial.index), np.nan, trial.given.label))
-    return part.ask(blind, trial.index, replace(options, reasons_for=1)).score
+    return part.ask(blind, trial.index, replace(options, reasons_for=1))
 
 
 def _baselines(trial: Trial, moment: int, options: Options) -> dict[str, np.ndarray]:
@@ -241,6 +252,14 @@ def _samples(trial: Trial, score: np.ndarray, resamples: int, seed: int) -> dict
         found["precision_at_capacity"].append(caught / np.maximum(np.where(within, counts, 0).sum(1), 1))
         found["recall_at_capacity"].append(caught / bad)
     return {m: np.concatenate(v) for m, v in found.items()}
+
+
+def _calibration(trial: Trial, probability: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """(1 + resamples,) expected calibration error: its value, then that of each resample of the rows."""
+    bins = np.minimum((probability * BINS).astype(int), BINS - 1)[:, None] == np.arange(BINS)
+    gap = bins * (probability - trial.label)[:, None]
+    whole = np.ones((1, len(probability)), np.int64)
+    return np.concatenate([np.abs(counts @ gap).sum(1) / counts.sum(1) for counts in (whole, *draws(len(probability), resamples, seed))])
 
 
 def _interval(values: np.ndarray, users: int) -> Interval:
