@@ -103,7 +103,8 @@ class Received:
     def collect(self) -> Iterator[Metric]:
         """Every metric once, all samples of a metric with the same labels."""
         with self._lock:
-            gauges, counters, summaries = ({n: dict(v) for n, v in kept.items()} for kept in (self._gauges, self._counters, self._summaries))
+            gauges, counters = ({n: dict(v) for n, v in kept.items()} for kept in (self._gauges, self._counters))
+            summaries = {n: dict(v) for n, v in self._summaries.items()}
         for name, values in gauges.items():
             names = _names(values)
             family = GaugeMetricFamily(name, "Of Airflow.", labels=("shop", *names))
