@@ -79,11 +79,11 @@ def test_tasks_and_their_order(made: dict[str, DAG]) -> None:
 
 
 def test_every_step_is_in_exactly_one_dag(made: dict[str, DAG]) -> None:
-    """But `send`, which ends each DAG that writes to people, `metrics`, which measures after a night's, the steps of a night's
+    """But `send`, which ends each DAG that writes to people, `metrics`, which measures after a night's and between nights, the steps of a night's
     products (of the two DAGs that have them one starts by itself), and those that every kind of model takes."""
     tasks = [(d.dag_id, t.task_id) for d in made.values() for t in d.tasks if t.task_id not in PLAIN]
     models = ["fraud_screening", "recommendation_training", "seasonal_forecasting"]
-    again = {"send": sorted(set(CHAINS) - {"blocklist_approval"}), "metrics": sorted({*models, "nightly_retraining", "shop_ingestion"}),
+    again = {"send": sorted(set(CHAINS) - {"blocklist_approval"}), "metrics": sorted({*models, "nightly_retraining", "online_update", "shop_ingestion"}),
              **{key: ["nightly_retraining", "recommendation_training"] for key in ("onboard", "experiment", "drift", "respond")},
              "announce_forecasts": ["nightly_retraining", "seasonal_forecasting"], "brief_risk": ["fraud_screening", "nightly_retraining"],
              "register": models, "bless": models}
