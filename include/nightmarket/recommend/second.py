@@ -30,6 +30,8 @@ LEARNERS = ("trees", "network")
 """What the second stage learns, by name."""
 _FURTHER_EPOCHS = 3
 """Over all lists, after what was chosen on the newest of them."""
+_PATIENCE = 4
+"""Epochs without a gain on the newest lists before the network stops: over a few hundred of them its loss goes up and down by chance."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,7 @@ class _Network:
         watching = np.flatnonzero(watchers)
         held = self._examples(watching, "held", None)
         history = self._trainer.fit(self._examples(np.flatnonzero(learners), "early", plan.seed), held, loop.Plan(
-            epochs=plan.epochs, learning_rate=plan.network_rate, patience=2, warmup_steps=20, checkpoint_steps=200), self._work / "early")
+            epochs=plan.epochs, learning_rate=plan.network_rate, patience=_PATIENCE, warmup_steps=20, checkpoint_steps=200), self._work / "early")
         self._epochs = 1 + int(np.argmin([h["valid_loss"] for h in history])) if held is not None else len(history)
         return {"epochs": self._epochs, **{k: round(v, 5) for k, v in history[self._epochs - 1].items()},
                 **({"thresholds": self._thresholds(watching if held is not None else np.flatnonzero(learners))} if plan.heads else {})}
