@@ -92,14 +92,15 @@ def _made(night: Night, model: RegisteredModel, features: Partition, earlier: Se
 
 
 def _publish(night: Night, model: RegisteredModel, features: Partition, earlier: Sequence[Partition], read: list[Input], digest: str) -> None:
-    from nightmarket.screen.monitoring import reviewed
+    from nightmarket.screen.monitoring import reviewed, worse
 
     started = time.monotonic()
     with logs.stage(log, "decided", run_date=night.run_date, version=model.version) as said:
         made = _made(night, model, features, earlier)
         said |= {k: v for k, v in made.counts().items() if v}
     notes: dict[str, Any] = {**made.notes(), "model_version": model.version, "trained_on": model.run_date.isoformat(),
-                             "reviewed": reviewed(night.settings, night.lake, night.run_date), "due": _due(night, model, features)}
+                             "reviewed": reviewed(night.settings, night.lake, night.run_date), "due": _due(night, model, features),
+                             "worse": worse(night.settings, night.lake, night.run_date, model.version)}
     with night.lake.writer(SCREENING_DECISIONS, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, made.table)
         writer.publish(night.run_date, inputs=read, settings=digest, code=code_version(), seed=night.settings.shop.screening.seed, run_id=night.run_id,

@@ -6,8 +6,9 @@ publication and `<root>/published/experiments.json` tells the lookup who gets wh
 hold, a harm sends everybody back to the control. A page an experiment under reports/experiments/<night>/; a mail where its state or
 its share of the traffic changed.
 
-A winner is promoted by a person (--promote), or by itself where shop.yaml says `promote: true`: through the model gate's record and
-the ledger either way. Exits 3 where the gate refused the night, an experiment was changed while it ran, or a promotion is refused.
+A winner is promoted by a person (--promote), or by itself, once, where shop.yaml says `promote: true`: through the model gate's record
+and the ledger either way; then everybody is served by it at once. What the gate holds against a winner is on its page and in the mail, and is not
+tried again by itself. Exits 3 where the gate refused the night, an experiment was changed while it ran, or a person's promotion is refused.
 
   python -m jobs.experiment --run-date 2026-03-10
   python -m jobs.experiment --run-date 2026-03-31 --promote warmer_ranking --approve "Ada" --reason "two good weeks"
@@ -32,6 +33,7 @@ from nightmarket.shop import Experiment
 if TYPE_CHECKING:
     from nightmarket.online.experiments import State
     from nightmarket.online.serving import Running
+    from nightmarket.registry.ledger import Move
 
 log = logs.logger("experiment")
 SECTIONS = ("experiments", "time_zone", "shop")
@@ -60,12 +62,11 @@ def run(night: Night) -> list[Manifest]:
             log.info(logs.said("would tell", experiment=state.name, status=state.status, why=state.why))
         return [m for m in (exposures,) if m]
     made = _publish(night, states, exposures)
+    decided: set[str] = set()
     if not any(d > night.run_date for d in night.lake.dates(EXPERIMENTS)):
+        decided = {s.name for s in states if s.status == "won" and experiments[s.name].promote and _promote_once(night, s)}
         _serve(night, states)
-        for state in states:
-            if state.status == "won" and experiments[state.name].promote:
-                _promote(night, state, "jobs.experiment", None)
-    _tell(night, states)
+    _tell(night, states, decided)
     return [m for m in (exposures, made) if m]
 
 
@@ -144,13 +145,15 @@ def _publish(night: Night, states: list[State], exposures: Manifest | None) -> M
 def _serve(night: Night, states: list[State]) -> None:
     """Publications of the arms that models serve, then the list of what runs."""
     from nightmarket.online.experiments import split
+    from nightmarket.online.promotion import promoted
     from nightmarket.online.serving import Running, write_running
 
     shop, folder = night.settings.shop, night.settings.places.root / "published"
     running = []
     for state in states:
-        rules = shop.experiments[state.name]
-        enrolment = state.enrolment(rules)
+        rules, came = shop.experiments[state.name], _came(night, state)
+        # a winner that was promoted is what everybody gets; the champions after it are as much theirs
+        enrolment = 0.0 if promoted(came) else state.enrolment(rules)
         serves = {arm: _arm(night, state.name, arm, version) for arm, version in rules.serves.items()} if enrolment else {}
         running.append(Running(split(shop.shop, state.name, rules), enrolment, serves, not state.final))
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,24 +203,62 @@ def _promote_by_hand(night: Night) -> None:
     told = {t["name"]: State.from_json(t) for t in made.notes["states"]} if made else {}
     if name not in told:
         raise Refused(f"experiment {name} was not judged on {night.run_date}; run `python -m jobs.experiment --run-date {night.run_date}` first")
-    _promote(night, told[name], args.approve.strip(), args.reason.strip())
-
-
-def _promote(night: Night, state: State, who: str, why: str | None) -> None:
+    state, who = told[name], args.approve.strip()
+    if night.dry_run:
+        log.info(logs.said("would promote", experiment=state.name, arm=state.arm, who=who))
+        return
     from nightmarket.online.promotion import promote
     from nightmarket.registry.client import Registry
 
     registry = Registry(night.settings)
-    rules = night.settings.shop.experiments[state.name]
-    if night.dry_run:
-        log.info(logs.said("would promote", experiment=state.name, arm=state.arm))
-        return
-    moved = promote(registry.ledger, registry.model, state, rules, who, why)
+    moved = promote(registry.ledger, registry.model, state, night.settings.shop.experiments[name], who, args.reason.strip(), person=True)
+    _now_serves(night, state)
+    log.info(logs.said("promoted", experiment=state.name, arm=state.arm, who=who, moves=len(moved)))
+    if moved:
+        _tell(night, [state], {name})
+
+
+def _promote_once(night: Night, state: State) -> bool:
+    """Whether tonight something came of the winner by itself: a promotion, or a refusal."""
+    from nightmarket.online.promotion import promote_once, promoted
+    from nightmarket.registry.client import Registry
+
+    registry = Registry(night.settings)
+    came = promote_once(registry.ledger, registry.model, state, night.settings.shop.experiments[state.name], "jobs.experiment")
+    if promoted(_came(night, state)):  # also where a run that was killed promoted it and went no further
+        _now_serves(night, state)
+    if came is not None:
+        log.info(logs.said(came.action, experiment=state.name, arm=state.arm, why=came.why))
+    return came is not None
+
+
+def _now_serves(night: Night, state: State) -> None:
+    """Aliases follow the ledger, and what serves is published again where another version made it; nothing once the champion is another."""
+    from jobs.rollback import publish_again, serving_night
+    from nightmarket.recommend.lookup import serving
+    from nightmarket.registry.client import Registry
+    from nightmarket.registry.kinds import RECOMMENDER
+
+    registry, version = Registry(night.settings), night.settings.shop.experiments[state.name].serves[str(state.arm)]
     registry.sync()
-    log.info(logs.said("promoted", experiment=state.name, arm=state.arm, version=rules.serves[str(state.arm)], moves=len(moved)))
+    now, at = serving(night.settings.places.root / "published"), serving_night(night.settings, night.lake, RECOMMENDER)
+    if at is not None and registry.ledger.current(registry.model, "champion") == version and (now is None or now.model_version != version):
+        publish_again(night.settings, night.lake, RECOMMENDER, at, version, night.run_id)
 
 
-def _tell(night: Night, states: list[State]) -> None:
+def _came(night: Night, state: State) -> Move | None:
+    """What had come of the winner by the night."""
+    from nightmarket.online.promotion import outcome
+    from nightmarket.registry.ledger import Ledger
+
+    if state.status != "won":
+        return None
+    settings = night.settings
+    return outcome(Ledger(settings.places.mlflow / "ledger.db"), settings.shop.model.name, state, night.run_date)
+
+
+def _tell(night: Night, states: list[State], decided: set[str]) -> None:
+    """A page of each; a mail where its state or step changed, or something came of its winner tonight (`decided`)."""
     from nightmarket.online.bulletin import bulletin
     from nightmarket.quality import letter
     from nightmarket.quality.outbox import Outbox
@@ -225,9 +266,9 @@ def _tell(night: Night, states: list[State]) -> None:
     before, settings = _before(night), night.settings
     folder = settings.places.reports / "experiments" / night.run_date.isoformat()
     for state in states:
-        told = bulletin(settings, state, settings.shop.experiments[state.name])
+        told = bulletin(settings, state, settings.shop.experiments[state.name], _came(night, state))
         was = before.get(state.name)
-        if was is not None and (was.status, was.step) == (state.status, state.step):
+        if was is not None and (was.status, was.step) == (state.status, state.step) and state.name not in decided:
             letter.write(told, folder)
             continue
         entry, new = letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)

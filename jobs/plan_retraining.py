@@ -27,7 +27,7 @@ from nightmarket import command
 from nightmarket import log as logs
 from nightmarket.command import Night, UsageError
 from nightmarket.contracts import DRIFT, EVENTS, QUALITY, RETRAINING
-from nightmarket.lake import Input, Manifest, code_version, recipe
+from nightmarket.lake import Input, Lake, Manifest, code_version, recipe
 from nightmarket.quality.verdict import passed_nights
 from nightmarket.registry.kinds import KINDS, Kind
 from nightmarket.steps import step
@@ -106,7 +106,7 @@ def _inputs(night: Night, open_orders: dict[str, Filed | None]) -> list[Input]:
         found.append(Input(f"notes:{DRIFT.id}/{night.run_date}", hashlib.sha256(told.encode()).hexdigest()[:16]))
     for kind in KINDS:
         found += trained_on(night, kind)
-        if (before := _published_before(night, kind)) is not None and (due := before.notes.get("due")):
+        if (before := published_before(night.lake, night.run_date, kind)) is not None and (due := before.notes.get("due")):
             found.append(Input(f"notes:{before.dataset}/{before.run_date}", hashlib.sha256(due.encode()).hexdigest()[:16]))
     found += [Input(f"order/{o.model}/{o.night}", o.id) for o in open_orders.values() if o is not None]
     return list(dict.fromkeys(found))
@@ -127,9 +127,9 @@ def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
 
     lake, settings = night.lake, night.settings
     verdict, drift = lake.manifest(QUALITY, night.run_date), lake.manifest(DRIFT, night.run_date)
-    training = importlib.import_module(f"jobs.{kind.train}")
+    training = importlib.import_module(step(kind.train).runs)
     wanted = settings.digest(*getattr(training, "SECTIONS", (kind.section, "time_zone")))
-    inputs = recipe(tuple(trained_on(night, kind)), wanted, code_version(), getattr(settings.shop, kind.section).seed)
+    inputs = recipe(tuple(trained_on(night, kind)), wanted, code_version(), kind.settings(settings.shop).seed)
     registry = Registry(settings, kind)
     champion = registry.champion()
     notes: dict[str, Any] = drift.notes if drift else {}
@@ -154,15 +154,15 @@ def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
     )
 
 
-def _published_before(night: Night, kind: Kind) -> Manifest | None:
+def published_before(lake: Lake, night: date, kind: Kind) -> Manifest | None:
     """The kind's newest publication of the nights before: tonight's comes after the plan."""
     dataset = step(kind.publish).writes[0]
-    return next((m for d in sorted(night.lake.dates(dataset), reverse=True) if d < night.run_date and (m := night.lake.manifest(dataset, d))), None)
+    return next((m for d in sorted(lake.dates(dataset), reverse=True) if d < night and (m := lake.manifest(dataset, d))), None)
 
 
 def _due(night: Night, kind: Kind, champion: RegisteredModel | None) -> str | None:
     """Why the kind's own rules ask for another model than the one that serves."""
-    before = _published_before(night, kind)
+    before = published_before(night.lake, night.run_date, kind)
     if before is None or champion is None or before.notes.get("model_version") != champion.version:
         return None
     due = before.notes.get("due")

@@ -55,7 +55,7 @@ def run(night: Night) -> list[Manifest]:
 
 
 def _publish(night: Night, model: RegisteredModel, read: list[Input], digest: str) -> None:
-    from nightmarket.forecast.fitted import Fitted, answer, why_anew
+    from nightmarket.forecast.fitted import Fitted, answer, since, why_anew
     from nightmarket.forecast.publication import publication, spreadsheet
     from nightmarket.registry import candidate as candidates
 
@@ -70,12 +70,16 @@ def _publish(night: Night, model: RegisteredModel, read: list[Input], digest: st
         raise Refused(f"forecasts of {night.run_date} by version {model.version} are not published: "
                       f"{'; '.join(f'{c.name}: {c.detail}' for c in made.failed)}. Fit anew with `python -m jobs.fit_forecasts --force`, or go "
                       f"back to an earlier version (`python -m jobs.ledger --help`)")
+    errors = since(fitted, tree)
     notes = {
         "model_version": model.version, "trained_on": model.run_date.isoformat(), "how": told.how, "horizon": rules.horizon,
         "series": tree.panel.size, "borrowing": len(tree.small.ids), "checks": {c.name: c.detail for c in made.checks},
         "quarantined": {str(q.series_id): q.reason for q in told.quarantined},
         # for the plan of the next night; other settings and other code it sees for itself
         "due": why_anew(fitted, tree, rules, same_settings=True, same_code=True),
+        # for the alerts of the next night
+        "worse": f"its errors of {errors.seen} days are beyond {rules.drift:g} times those of its backtests"
+        if errors.drifted(rules.drift, rules.bootstrap, rules.seed) else None,
     }
     for dataset, rows in ((FORECASTS, made.forecasts), (REORDERS, made.reorders)):
         with night.lake.writer(dataset, [night.run_date]) as writer:

@@ -81,7 +81,7 @@ def _submission(night: Night, kind: Kind, candidate: Candidate, folder: Path, ev
 
     shop = night.settings.shop
     packaged: Submission = kind.load(kind.package)(night, candidate, folder, evaluation)
-    settings = getattr(shop, kind.section).model_dump(mode="json")
+    settings = kind.settings(shop).model_dump(mode="json")
     plots = folder / "evaluation" / "plots"
     return replace(
         packaged,

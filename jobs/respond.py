@@ -1,8 +1,9 @@
 """Do what shop.yaml `responses` says about the night's alerts, and see whether earlier responses helped.
 
-Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, quality.hit_rate, quality.live) and the data gate's verdict
+Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, quality.hit_rate, quality.live), from what the publication before noted
+(quality.forecaster: errors beyond its backtests'; quality.screener: fewer of its alerts are bad ones) and the data gate's verdict
 (gate.refused); the newest night has what Alertmanager posted to `jobs.serve` and still fires (prometheus.<alert>) too; more may be named
-with `--alert NAME=CAUSE`. A response orders a retraining, goes back to the champion before, stops
+with `--alert NAME=CAUSE`. A response orders a retraining, takes the version that was measured out of service, with its online updates, stops
 online updates, or makes the business rules that refused the night warnings (`jobs.gate` asks for that itself and judges again). Each is logged
 with cause and effect in <root>/monitor/responses.jsonl. An alert that is still there after the window of the response to it, or a response
 that failed, is mailed to a person.
@@ -16,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 
+from jobs.plan_retraining import published_before
 from nightmarket import command
 from nightmarket import log as logs
 from nightmarket.command import Night, Refused, UsageError
@@ -26,8 +29,9 @@ from nightmarket.contracts import DRIFT, QUALITY
 from nightmarket.lake import Lake, Manifest
 from nightmarket.monitor import orders, switches
 from nightmarket.monitor.inbox import firing
-from nightmarket.monitor.responses import Alert, Entry, Intent, Log, decide, due
-from nightmarket.registry.kinds import KINDS, RECOMMENDER
+from nightmarket.monitor.responses import Alert, Entry, Intent, Log, Suspect, decide, due, suspect
+from nightmarket.registry import kinds
+from nightmarket.registry.kinds import KINDS, RECOMMENDER, Kind
 from nightmarket.registry.ledger import Ledger, LedgerError
 from nightmarket.shop import Settings
 
@@ -48,12 +52,10 @@ def run(night: Night) -> list[Manifest]:
         _lift(night)
         return []
     posted = firing(settings) if night.run_date >= max(night.lake.dates(QUALITY), default=night.run_date) else []
-    alerts = [*alerts_of(settings, night.lake, night.run_date), *posted, *(_named(text) for text in night.args.alert)]
+    alerts = [*alerts_of(settings, night.lake, night.run_date), *(_about(night, a) for a in posted), *(_named(text) for text in night.args.alert)]
     book = Log(settings.places.root)
     past = book.entries()
-    newest = Ledger(settings.places.mlflow / "ledger.db").newest(settings.shop.model.name, "champion")
-    promoted = date.fromisoformat(newest.run_date) if newest is not None and newest.run_date and newest.action == "promote" else None
-    intents = decide(alerts, settings.shop.responses, past, night.run_date, promoted, newest is not None and newest.action == "back")
+    intents = decide(alerts, settings.shop.responses, past, night.run_date, whom(settings))
     for intent in intents:
         log.info(logs.said("alert", name=intent.alert.name, cause=intent.alert.cause, does=intent.rule.do if not intent.declined else "nothing",
                            why=intent.declined or None))
@@ -66,13 +68,38 @@ def run(night: Night) -> list[Manifest]:
     return []
 
 
+def whom(settings: Settings) -> Callable[[str, str | None], Suspect]:
+    """`suspect` of a kind's model, by its id. Raises UsageError for a rule about no such kind."""
+    ledger = Ledger(settings.places.mlflow / "ledger.db")
+
+    def found(model: str, version: str | None) -> Suspect:
+        return suspect(ledger.history(_kind(model).name(settings.shop)), version)
+
+    return found
+
+
+def _kind(model: str) -> Kind:
+    try:
+        return kinds.kind(model)
+    except KeyError as error:
+        raise UsageError(f"responses: {error.args[0]}") from None
+
+
 def alerts_of(settings: Settings, lake: Lake, night: date) -> list[Alert]:
     """The alerts that the night's tables tell of."""
     found: dict[str, list[str]] = {}
+    measured: dict[str, tuple[str, str | None]] = {}
     verdict, watched = lake.manifest(QUALITY, night), lake.manifest(DRIFT, night)
     if verdict is not None and verdict.notes["verdict"] == "refused":
         found["gate.refused"] = list(verdict.notes["failed"]["critical"])
+    for kind in KINDS:
+        before = published_before(lake, night, kind)
+        if before is not None and before.notes.get("worse"):
+            found[f"quality.{kind.id}"] = [str(before.notes["worse"])]
+            measured[f"quality.{kind.id}"] = kind.id, before.notes.get("model_version")
     if watched is not None:
+        versions = watched.notes.get("versions", {})
+        measured |= {name: (RECOMMENDER.id, versions.get(name)) for name in ("drift.recommendations", "quality.hit_rate", "quality.live")}
         for row in lake.at(DRIFT, night).arrow().to_pylist():
             if row["drifted"]:
                 name = row["feature"] if row["kind"] == "concept" else f"drift.{row['feature'].split('.')[0]}"
@@ -80,7 +107,17 @@ def alerts_of(settings: Settings, lake: Lake, night: date) -> list[Alert]:
         live = watched.notes.get("live")
         if live is not None and live["high"] < live["promise"] * (1 - settings.shop.retraining.live_loss):
             found["quality.live"] = [f"{live['metric']} {live['value']:.4f} [{live['low']:.4f}, {live['high']:.4f}], promised {live['promise']:.4f}"]
-    return [Alert(name, "; ".join(causes)) for name, causes in sorted(found.items())]
+    return [Alert(name, "; ".join(causes), *measured.get(name, ())) for name, causes in sorted(found.items())]
+
+
+def _about(night: Night, posted: Alert) -> Alert:
+    """Which of the shop's models Alertmanager's alert is about, and which version was measured, where that is known."""
+    shop = night.settings.shop
+    model = next((k.id for k in KINDS if posted.model in (k.id, k.name(shop))), "")
+    if posted.name != "prometheus.LiveQualityLow":
+        return replace(posted, model=model)
+    watched = night.lake.manifest(DRIFT, night.run_date)
+    return replace(posted, model=RECOMMENDER.id, version=watched.notes.get("versions", {}).get("quality.live") if watched else None)
 
 
 def answer_refusal(night: Night) -> bool:
@@ -92,7 +129,7 @@ def answer_refusal(night: Night) -> bool:
     alerts = [a for a in alerts_of(settings, night.lake, night.run_date) if a.name == "gate.refused"]
     before, book = switches.switches(settings), Log(settings.places.root)
     past = book.entries()
-    for intent in decide(alerts, rules, past, night.run_date, None):
+    for intent in decide(alerts, rules, past, night.run_date, whom(settings)):
         _act(night, book, past, intent)
     return switches.switches(settings) != before
 
@@ -126,7 +163,8 @@ def _lift(night: Night) -> None:
 def _act(night: Night, book: Log, past: Sequence[Entry], intent: Intent) -> None:
     """Does it, between two lines of the log; a response that fails is told to a person at once."""
     day, rule, alert = night.run_date.isoformat(), intent.rule, intent.alert
-    base = Entry("began", intent.id(night.run_date), day, alert.name, rule.do, alert.cause, window_nights=rule.window_nights)
+    base = Entry("began", intent.id(night.run_date), day, alert.name, rule.do, alert.cause, window_nights=rule.window_nights,
+                 model=alert.model)
 
     def line(event: str, effect: str) -> Entry:
         return Entry(**{**vars(base), "event": event, "effect": effect})
@@ -152,20 +190,22 @@ def _do(night: Night, intent: Intent) -> str:
     settings, rule, alert = night.settings, intent.rule, intent.alert
     why = f"{alert.name}: {alert.cause}"[:500]
     if rule.do == "retrain":
-        kinds = [RECOMMENDER] if alert.name.startswith("quality.") else list(KINDS)
-        made = [orders.file(settings, k.id, night.run_date, "retrain", WHO, why) for k in kinds]
+        named = alert.model or rule.model
+        made = [orders.file(settings, k.id, night.run_date, "retrain", WHO, why) for k in ([_kind(named)] if named else KINDS)]
         return "ordered to be made anew: " + ", ".join(o.model for o in made)
     if rule.do == "rollback":
         from jobs.rollback import NotServed, roll_back, tell
         from nightmarket.registry.client import RegistryError
 
         try:
-            with logs.about(model_kind=RECOMMENDER.id):
-                done = roll_back(settings, settings.shop.model.name, None, WHO, why, run_id=night.run_id, evidence={"alert": alert.name})
+            found = intent.suspect  # without a version to go to, one that a killed run went back to: what is left is to publish
+            with logs.about(model_kind=intent.model):
+                done = roll_back(settings, _kind(intent.model).name(settings.shop), found.to, WHO, why, run_id=night.run_id,
+                                 evidence={"alert": alert.name, "measured": alert.version}, out=found.out)
         except (NotServed, RegistryError) as error:
             raise Refused(str(error)) from error
         tell(settings, done, WHO, why)
-        return f"went back from version {done.was} to {done.now}, verified in {done.seconds:.0f} s"
+        return f"went back {f'from version {done.was} ' if done.was else ''}to {done.now}, verified in {done.seconds:.0f} s"
     if rule.do == "stop_online_updates":
         switches.turn_off(settings, switches.Switch(switches.ONLINE_UPDATES, WHO, why, night.run_date.isoformat()))
         return f"online updates are off; python -m jobs.respond --run-date {night.run_date} --lift {switches.ONLINE_UPDATES} --who NAME"

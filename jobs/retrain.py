@@ -77,7 +77,7 @@ def steps_of(kind: Kind, action: str) -> list[tuple[str, tuple[str, ...]]]:
 
 def _step(night: Night, name: str, more: Sequence[str]) -> int:
     """Exit code of the step; what it says goes where this says things."""
-    words = [sys.executable, "-m", f"jobs.{name}", "--run-date", night.run_date.isoformat(), "--shop", str(night.settings.file),
+    words = [sys.executable, "-m", step(name).runs, "--run-date", night.run_date.isoformat(), "--shop", str(night.settings.file),
              "--run-id", night.run_id, *more]
     words += [w for w, asked in (("--force", night.force), ("--dry-run", night.dry_run)) if asked and name != "bless"]
     started = time.monotonic()

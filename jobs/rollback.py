@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from nightmarket import log as logs
 from nightmarket.command import Night, Refused, UsageError
 from nightmarket.contracts import RECOMMENDATIONS, Dataset
 from nightmarket.lake import Lake, Manifest
+from nightmarket.monitor.account import Account
 from nightmarket.registry.kinds import KINDS, RECOMMENDER, Kind
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings, load_shop
@@ -60,11 +61,11 @@ class Rolled:
 
 def roll_back(
     settings: Settings, model: str, to: str | None, who: str, why: str, *, run_id: str = "", dry_run: bool = False,
-    evidence: Mapping[str, Any] | None = None,
+    evidence: Mapping[str, Any] | None = None, out: Sequence[str] = (),
 ) -> Rolled:
     """Moves the alias, publishes again, verifies. Raises UsageError, Refused, NotServed, RegistryError and LedgerError.
 
-    `evidence` is kept in the ledger with the move.
+    `evidence` is kept in the ledger with the move; `out` are versions that leave service with the champion, which came from them.
     """
     from nightmarket.registry.client import Registry
 
@@ -79,16 +80,16 @@ def roll_back(
     logs.identify(model_version=target)
     known = registry.version(target)  # also the proof that the registry can be reached, before anything moves
     lake, was = Lake(settings.places.lake), champion if champion != target else None
-    night = _night(settings, lake, kind)
+    night = serving_night(settings, lake, kind)
     if dry_run:
         log.info(logs.said("would go back", model=registry.model, champion=champion, to=target, publishes=night))
         return Rolled(kind, registry.model, was, target, night, time.monotonic() - started)
     if was is not None:
-        registry.ledger.back(registry.model, champion, who, why, {**(evidence or {}), "rollback": {"from": champion, "to": target}},
+        registry.ledger.back(registry.model, champion, who, why, {**(evidence or {}), "rollback": {"from": champion, "to": target, "out": list(out)}},
                              to=target, run_date=known.run_date)
         log.info(logs.said("went back", model=registry.model, was=champion, now=target, who=who, why=why))
     registry.sync()
-    manifests = _publish(settings, lake, kind, night, target, run_id) if night is not None else []
+    manifests = publish_again(settings, lake, kind, night, target, run_id) if night is not None else []
     return Rolled(kind, registry.model, was, target, night, round(time.monotonic() - started, 1), tuple(manifests))
 
 
@@ -119,7 +120,7 @@ def _published(kind: Kind) -> Dataset:
     return step(kind.publish).writes[0]
 
 
-def _night(settings: Settings, lake: Lake, kind: Kind) -> date | None:
+def serving_night(settings: Settings, lake: Lake, kind: Kind) -> date | None:
     """The night that serves: of recommendations what the lookup says, else the newest publication. None where there is none."""
     from nightmarket.recommend.lookup import serving
 
@@ -128,23 +129,37 @@ def _night(settings: Settings, lake: Lake, kind: Kind) -> date | None:
     return max(lake.dates(_published(kind)), default=None)
 
 
-def _publish(settings: Settings, lake: Lake, kind: Kind, night: date, version: str, run_id: str) -> list[Manifest]:
-    """Publishes the night again and proves that the version did it. Raises NotServed."""
-    from nightmarket.recommend.lookup import About, difference
+def publish_again(settings: Settings, lake: Lake, kind: Kind, night: date, version: str, run_id: str) -> list[Manifest]:
+    """Publishes the night again and proves that the version did it. Raises NotServed.
 
-    job = importlib.import_module(f"jobs.{kind.publish}")
-    p = command.parser(kind.publish, "")
+    Where an answer between nights serves, that is what is made again, with what the stream brought; a night's own publication is none of it.
+    """
+    from nightmarket.recommend.lookup import About, difference, serving
+
+    published = settings.places.root / "published"
+    live = kind == RECOMMENDER and (now := serving(published)) is not None and now.live
+    job_name = "update" if live else kind.publish
+    job = importlib.import_module(step(job_name).runs)
+    p = command.parser(job_name, "")
     getattr(job, "extend", lambda _: None)(p)
     args = p.parse_args(["--run-date", night.isoformat()])
-    made: list[Manifest] = job.run(Night(settings, lake, night, night, run_id, False, False, args))
-    with logs.stage(log, "verified", run_date=night, version=version, rows=made[0].rows_out):
-        by = made[0].notes.get("model_version")
-        apart = "" if by == version else f"{night} was published by version {by}"
-        if not apart and kind == RECOMMENDER:
+    asked = Night(settings, lake, night, night, run_id, False, False, args)
+    made: list[Manifest] = []
+    with logs.stage(log, "verified", run_date=night, version=version) as said:
+        if live:
+            rows, about = job.answer(asked)
+            by = about.model_version
+        else:
+            made = job.run(asked)
+            by = made[0].notes.get("model_version")
+            rows = lake.at(RECOMMENDATIONS, night).arrow() if kind == RECOMMENDER else None
             about = About(night, kind.name(settings.shop), version, made[0].digest)
-            apart = difference(settings.places.root / "published", lake.at(RECOMMENDATIONS, night).arrow(), about)
+        said["rows"] = made[0].rows_out if rows is None else rows.num_rows
+        apart = "" if by == version else f"{night} was published by version {by}"
+        if not apart and rows is not None:
+            apart = difference(published, rows, about)
     if apart:
-        raise NotServed(f"version {version} is the champion, but {apart}; run `python -m jobs.{kind.publish} --run-date {night} --force`")
+        raise NotServed(f"version {version} is the champion, but {apart}; run `python -m jobs.{job_name} --run-date {night} --force`")
     return made
 
 
@@ -180,8 +195,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
 
+    account = Account("rollback", date.min, args.run_id)
+
     def body(_: Callable[[], float]) -> None:
         settings, who = load_shop(args.shop), args.who or _me()
+        kind = kind_of(settings, args.model)
+        # an account is a night's: that of the night which serves
+        account.model = kind.id
+        account.run_date = serving_night(settings, Lake(settings.places.lake), kind) or datetime.now(settings.zone).date()
+        if not args.dry_run:
+            account.begin(settings.places.logs)
         done = roll_back(settings, args.model, args.to, who, args.reason, run_id=args.run_id, dry_run=args.dry_run)
         if not args.dry_run:
             tell(settings, done, who, args.reason)
@@ -190,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.result.write_text(json.dumps([str(lake.manifest_path(dataset, date.fromisoformat(m.run_date))) for m in done.manifests]))
         log.info(logs.said("done", model=done.model, was=done.was, now=done.now, run_date=done.night, seconds=done.seconds))
 
-    return command.guarded("rollback", args.verbose, body, run_id=args.run_id, model=args.model)
+    return command.guarded("rollback", args.verbose, body, account, run_id=args.run_id, model=args.model)
 
 
 def _version(text: str) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from nightmarket.online.live import Now
     from nightmarket.online.update import Entry
+    from nightmarket.recommend.lookup import About
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry.client import RegisteredModel, Registry
 
@@ -62,7 +63,7 @@ def run(night: Night) -> list[Manifest]:
         raise Refused("no champion: there is nothing to update; run the night's jobs.train to jobs.bless first")
     logs.identify(model_kind=RECOMMENDER.id, model_version=champion.version)
     known = now(night.lake, night.run_date)
-    items = newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
+    items = _catalogue(night)
     model = loaded(champion)
     stopped = online_updates_stopped(night.settings)
     if stopped:
@@ -240,26 +241,56 @@ _TEXTS = {
 }
 
 
-def _serve(night: Night, champion: RegisteredModel, model: Recommender, known: Now, items: pa.Table) -> None:
-    """The champion's answers with the merged histories, in place of what serves unless a newer day does."""
+def answer(night: Night) -> tuple[pa.Table, About]:
+    """Lets the champion answer everybody with what is known by the day, and serve; without learning. (what serves, what it is)."""
+    from jobs.publish import loaded
+    from nightmarket.online.live import now
+    from nightmarket.registry.client import Registry
+
+    champion = Registry(night.settings).champion()
+    if champion is None:
+        raise Refused("no champion: there is nothing to answer with")
+    known = now(night.lake, night.run_date)
+    about = _about(night, champion, known)
+    return _answered(night, loaded(champion), known, _catalogue(night), about), about
+
+
+def _catalogue(night: Night) -> pa.Table:
+    return newest_arrow(night.lake, ITEMS, night.run_date, only=passed_nights(night.lake, night.run_date))
+
+
+def _about(night: Night, champion: RegisteredModel, known: Now) -> About:
     import hashlib
 
-    from nightmarket.recommend.lookup import About, serve, serving
-    from nightmarket.recommend.publish import publication
+    from nightmarket.recommend.lookup import LIVE, About
 
-    settings = night.settings
-    folder = settings.places.root / "published"
     digest = hashlib.sha256("\n".join(f"{i.name}={i.digest}" for i in known.inputs).encode()).hexdigest()[:24]
-    about = About(_day(known.as_of, settings), champion.name, champion.version, f"live-{digest}")
-    now = serving(folder)
+    return About(_day(known.as_of, night.settings), champion.name, champion.version, LIVE + digest)
+
+
+def _serve(night: Night, champion: RegisteredModel, model: Recommender, known: Now, items: pa.Table) -> None:
+    """The champion's answers with the merged histories, in place of what serves unless a newer day does."""
+    from nightmarket.recommend.lookup import serving
+
+    about = _about(night, champion, known)
+    now = serving(night.settings.places.root / "published")
     if now is not None and (now == about or now.run_date > about.run_date):
         log.info(logs.said("serving already", run_date=now.run_date, version=now.model_version))
         return
-    with logs.stage(log, "answered", version=champion.version, live=known.live) as said:
-        made = publication(model, known.histories, items, known.as_of, settings.shop.model.top_k, champion.name, champion.version,
-                           settings.shop.lists)
+    _answered(night, model, known, items, about)
+
+
+def _answered(night: Night, model: Recommender, known: Now, items: pa.Table, about: About) -> pa.Table:
+    """What serves from now on, as rows of gold.recommendations."""
+    from nightmarket.recommend.lookup import serve
+    from nightmarket.recommend.publish import publication
+
+    shop = night.settings.shop
+    with logs.stage(log, "answered", version=about.model_version, live=known.live) as said:
+        made = publication(model, known.histories, items, known.as_of, shop.model.top_k, about.model_name, about.model_version, shop.lists)
         said |= made.notes()
-    serve(folder, made.rows, about)
+    serve(night.settings.places.root / "published", made.rows, about)
+    return made.rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:

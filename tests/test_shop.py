@@ -72,6 +72,10 @@ BAD = [
     ("zero epochs", ("storage:", "model: {epochs: 0}\nstorage:"), 12, "epochs", "greater than or equal to 1"),
     ("unknown precision", ("storage:", "model: {precision: float8}\nstorage:"), 12, "precision", "'float32'"),
     ("unknown blessing metric", ("storage:", "blessing: {metric: accuracy}\nstorage:"), 12, "metric", "'ndcg@10'"),
+    ("a window that ends before its alert", ("storage:", "model: {holdout_days: 14}\nresponses:\n  - {when: 'quality.live', do: rollback, "
+     "after_promotion_nights: 14}\nstorage:"), 14, "quality.live is known 14 nights after a promotion", "after_promotion_nights: 15 or more"),
+    ("a winner that nothing serves", ("storage:", "experiments:\n  x: {starts: 2026-03-01, arms: {a: 0.5, b: 0.5}, promote: true}\nstorage:"), 13,
+     "no registered version serves b", "name one under serves"),
     ("mail port too large", ("storage:", "mail: {port: 70000}\nstorage:"), 12, "port", "65535"),
     ("mail password undescribed", ("storage:", "mail: {user: a, password: smtp}\nstorage:"), 1, "secrets.smtp", "env: or file:"),
     ("secret from nowhere", ("storage:", "secrets: {k: {create: true}}\nstorage:"), 12, "secrets.k", "environment variable"),

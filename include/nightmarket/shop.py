@@ -13,7 +13,8 @@ import re
 import sys
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import lru_cache
+from fnmatch import fnmatchcase
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -319,8 +320,10 @@ class Response(_Frozen):
     daily_limit: int = Field(default=1, ge=1, description="Responses of this rule a night.")
     window_nights: int = Field(default=3, ge=1, description="If the alert is still there after these, a person is told.")
     after_promotion_nights: int | None = Field(
-        default=None, ge=1, description="Only while the champion is not older than this in service; a rollback always needs it."
+        default=None, ge=1, description="Only so long after the promotion of the version that was measured; a rollback always needs it."
     )
+    model: str = Field(default="", description="Kind of model that is gone back from or retrained, such as forecaster, where the alert names none "
+                       "(rollback: the recommender; retrain: all).")
 
     @model_validator(mode="after")
     def _a_rollback_has_a_cause(self) -> Response:
@@ -374,6 +377,8 @@ class Experiment(_Frozen):
             problems.append(f"canary {list(self.canary)}: write shares that rise to 1, such as [0.05, 0.2, 1]")
         if len(self.canary) > 1 and not self.guardrails:
             problems.append("canary: nothing says when to go on; name guardrails, such as {revenue: 0.1}")
+        if self.promote and (bare := [a for a in list(self.arms)[1:] if a not in self.serves]):
+            problems.append(f"promote: no registered version serves {bare[0]}, so it cannot be promoted; name one under serves, or drop promote")
         if wrong := [m for m, t in self.guardrails.items() if not 0 < t < 1]:
             problems.append(f"guardrails.{wrong[0]}: write the relative loss to exclude, between 0 and 1, such as 0.1")
         if problems:
@@ -528,6 +533,22 @@ class Online(_Frozen):
     holdout_share: float = Field(default=0.2, gt=0, le=1, description="Of the shoppers of those days, who judge; model.minimum_users at least.")
 
 
+class OtherBlessing(Blessing):
+    """The model gate of a kind from another package."""
+
+    metric: str = "quality"  # type: ignore[assignment]
+    beat: tuple[str, ...] = Field(default=(), description="Baselines whose metric must be exceeded.")
+
+
+class OtherKind(_Frozen):
+    """A kind of model that another package registers; see nightmarket.registry.kinds."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Of the registered model.")
+    seed: int = 17
+    blessing: OtherBlessing = OtherBlessing()
+    options: dict[str, Any] = Field(default_factory=dict, description="What its own steps read.")
+
+
 class Monitoring(_Frozen):
     """Where metrics go and alerts arrive; see `jobs.monitoring`."""
 
@@ -583,6 +604,7 @@ class Shop(_Frozen):
     screening: Screening = Screening()
     mail: MailServer = MailServer()
     monitoring: Monitoring = Monitoring()
+    kinds: dict[str, OtherKind] = Field(default_factory=dict, description="Kinds of model from other packages, by id.")
     stream: Stream | None = None
     online: Online = Online()
     storage: Storage
@@ -635,9 +657,28 @@ class Shop(_Frozen):
             if key not in ENTITIES:
                 problems.append(f"gate.minimum_rows.{key}: no such dataset; use {', '.join(ENTITIES)}")
         problems += self._experiments_apart()
+        problems += self._windows_too_short()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _windows_too_short(self) -> list[str]:
+        """Rules that only hold soon after a promotion, for alerts that are never known so soon."""
+        signals = {  # nights from a promotion to the first alert about what the version published
+            "quality.live": self.model.holdout_days, "prometheus.LiveQualityLow": self.model.holdout_days, "quality.hit_rate": 1,
+            "drift.recommendations": 1, "quality.forecaster": 4, "quality.screener": 2,
+        }
+        problems = []
+        for n, rule in enumerate(self.responses):
+            heard = {name: delay for name, delay in signals.items() if fnmatchcase(name, rule.when)}
+            if rule.after_promotion_nights is None or not heard or min(heard.values()) < rule.after_promotion_nights:
+                continue
+            name, delay = min(heard.items(), key=lambda item: item[1])
+            cause = " (model.holdout_days)" if delay == self.model.holdout_days and "ive" in name else ""
+            problems.append(f"responses.{n}: {name} is known {delay} nights after a promotion at the soonest{cause}, so within "
+                            f"{rule.after_promotion_nights} it never comes; write after_promotion_nights: {delay + 1} or more"
+                            + (", or answer quality.hit_rate, which is known after a night" if delay > 1 and "ive" in name else ""))
+        return problems
 
     def _experiments_apart(self) -> list[str]:
         """Experiments of one layer may not hold the same shoppers on the same nights."""
@@ -751,9 +792,14 @@ class Settings:
         return p if p.is_absolute() else self.places.root / p
 
     def digest(self, *sections: str) -> str:
-        """A short digest of the named top-level sections: what a manifest says of its settings."""
+        """A short digest of the named sections: what a manifest says of its settings. Dots lead below a section."""
         data = self.shop.model_dump(mode="json")
-        picked = {s: data[s] for s in sections} if sections else data
+
+        def at(path: str) -> Any:
+            first, *below = path.split(".")
+            return reduce(lambda found, key: (found or {}).get(key), below, data[first])
+
+        picked = {s: at(s) for s in sections} if sections else data
         return hashlib.sha256(json.dumps(picked, sort_keys=True).encode()).hexdigest()[:16]
 
 

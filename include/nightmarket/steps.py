@@ -52,6 +52,13 @@ class Step:
     timeout_minutes: int = 60
     dated: bool = True
     """Whether it is about a night, `--run-date`."""
+    module: str = ""
+    """Where another package has it; empty: `jobs.<name>`."""
+
+    @property
+    def runs(self) -> str:
+        """The module that `python -m` runs."""
+        return self.module or f"jobs.{self.name}"
 
 
 POOLS = {
@@ -117,8 +124,11 @@ STEPS: tuple[Step, ...] = (
 
 
 def step(name: str) -> Step:
-    """The step called `name`. Raises KeyError that lists them."""
-    for s in STEPS:
+    """The step called `name`, of the shop's nights or of a kind of model that another package registers. Raises KeyError that lists them."""
+    from nightmarket.registry.kinds import KINDS
+
+    known = [*STEPS, *(s for k in KINDS for s in k.steps)]
+    for s in known:
         if s.name == name:
             return s
-    raise KeyError(f"no step {name!r}; there are {', '.join(s.name for s in STEPS)}")
+    raise KeyError(f"no step {name!r}; there are {', '.join(s.name for s in known)}")

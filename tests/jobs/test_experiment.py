@@ -16,7 +16,7 @@ from nightmarket.command import Refused
 from nightmarket.contracts import EXPERIMENTS, EXPOSURES, FEATURES, QUALITY
 from nightmarket.lake import Lake
 from nightmarket.online.experiments import State, split
-from nightmarket.online.promotion import promote
+from nightmarket.online.promotion import outcome, promote, promote_once, promoted
 from nightmarket.online.serving import ExposureLog, read_running
 from nightmarket.quality.outbox import Outbox
 from nightmarket.recommend.lookup import Lookup
@@ -242,6 +242,138 @@ def test_no_promotion_past_the_gate(tmp_path: Path, failed: tuple[str, ...], sta
     with pytest.raises(Refused, match=said):
         promote(ledger, "recommender", state, served, "Ada")
     assert ledger.current("recommender", "champion") == "1"
+
+
+@pytest.mark.parametrize("failed", [("not_worse",), ("slices",)])
+def test_by_itself_a_winner_is_promoted_once_or_refused_once(tmp_path: Path, failed: tuple[str, ...]) -> None:
+    ledger = decided(tmp_path, failed)
+    came = promote_once(ledger, "recommender", WON, SERVED, "jobs.experiment")
+    assert came is not None and promoted(came) is (failed == ("not_worse",)) and ledger.current("recommender", "champion") == ("2" if promoted(came) else "1")
+    ledger.promote("recommender", "3", ledger.current("recommender", "champion"), "jobs.bless", "the next night", {}, START)
+    head = ledger.head()
+    for night in range(3):
+        assert promote_once(ledger, "recommender", replace(WON, night=START + timedelta(days=night)), SERVED, "jobs.experiment") is None
+    assert ledger.head() == head and ledger.current("recommender", "champion") == "3"
+    # what the gate says of a version is as it was
+    assert ledger.decision("recommender", "2").evidence["decision"]["outcome"] == "kept"  # type: ignore[union-attr]
+    assert outcome(ledger, "recommender", WON, START - timedelta(days=1)) is None and outcome(ledger, "recommender", WON, START) == came
+
+
+def test_a_winner_that_serves_already_is_not_brought_back_by_later_nights(tmp_path: Path) -> None:
+    ledger = decided(tmp_path, ())
+    ledger.promote("recommender", "2", "1", "Ada", "by hand", {}, START)
+    assert promoted(promote_once(ledger, "recommender", WON, SERVED, "jobs.experiment"))
+    ledger.back("recommender", "2", "Ada", "complaints")
+    assert promote_once(ledger, "recommender", WON, SERVED, "jobs.experiment") is None and ledger.current("recommender", "champion") == "1"
+
+
+def test_what_was_taken_out_of_service_wins_nothing_but_by_a_person(tmp_path: Path) -> None:
+    ledger = decided(tmp_path, ())
+    ledger.promote("recommender", "2", "1", "Ada", "by hand", {}, START)
+    ledger.back("recommender", "2", "Ada", "complaints")
+    came = promote_once(ledger, "recommender", WON, SERVED, "jobs.experiment")
+    assert came is not None and not promoted(came) and "Ada took it out of service" in came.why
+    assert promote(ledger, "recommender", WON, SERVED, "Bo", "mended", person=True) and ledger.current("recommender", "champion") == "2"
+
+
+class Served(Night):
+    """The same with a registry: version 1 serves, version 2, of the same night, is what the treatment gets; the gate kept it back."""
+
+    def __init__(self, settings: Settings, submission: Callable[..., Submission], passes: bool):  # noqa: F811
+        super().__init__(settings, {"control": 0.3, "new": 0.6})
+        self.registry = Registry(settings)
+        eve = self.day(-1)
+        learnt.publish_inputs(settings, eve)
+        for n in (0, 1):
+            self.registry.register(submission(recipe=f"r{n}", bias=7.0 * n, run_date=eve))
+        ledger = self.registry.ledger
+        ledger.promote("recommender", "1", None, "ada", "test", {}, eve)
+        checks = [{"name": n, "passed": passes or n != "slices"} for n in ("verified", "slices")] + [{"name": "not_worse", "passed": False}]
+        ledger.move("recommender", "challenger", ledger.current("recommender", "challenger"), None, "jobs.bless", "kept",
+                    {"decision": {"outcome": "kept", "challenger": "2", "champion": "1", "why": "", "checks": checks}}, eve, "keep")
+        self.publish(-1)
+
+    def publish(self, n: int) -> None:
+        from jobs import publish
+
+        if n >= 0:
+            learnt.publish_inputs(self.settings, self.day(n))
+            self.happen(n)
+        assert publish.main(["--shop", str(self.settings.file), "--run-date", str(self.day(n))]) == 0
+
+    @property
+    def serves(self) -> tuple[str, str]:
+        with Lookup(self.settings.places.root / "published") as found:
+            return str(found.about.run_date), found.about.model_version
+
+    def won(self) -> int:
+        """Passes nights until it is won; which one that was."""
+        for n in range(6):
+            self.publish(n)
+            assert self.run(n) == 0
+            self.taken.append(self.state(n).enrolment(self.rules))
+            if self.state(n).status == "won":
+                return n
+        raise AssertionError("not won")
+
+
+@pytest.fixture
+def served(make_settings: Callable[..., Settings], prepared: Callable[[Settings], None],  # noqa: F811
+           submission: Callable[..., Submission]) -> Callable[..., Served]:  # noqa: F811
+    def made(passes: bool, **changes: Any) -> Served:
+        settings = make_settings(time_zone="UTC", experiments={NAME: RULES | {"serves": {"new": "2"}} | changes})
+        prepared(settings)
+        return Served(settings, submission, passes)
+
+    return made
+
+
+def test_the_nights_promote_a_winner_once_and_everybody_is_served_by_it(served: Callable[..., Served]) -> None:
+    shop = served(True, promote=True)
+    n = shop.won()
+    assert shop.registry.ledger.current("recommender", "champion") == "2" and shop.serves == (str(shop.day(n)), "2")
+    (running,) = read_running(shop.settings.places.root / "published")
+    assert running.enrolment == 0.0 and dict(running.serves) == {}
+    page = (shop.settings.places.reports / "experiments" / str(shop.day(n)) / f"experiment-{NAME}.txt").read_text()
+    assert "Its version is the champion: jobs.experiment, won experiment warmer" in " ".join(page.split()) and "--promote" not in page
+    assert [m for m in shop.mails if m.endswith("new won")] == ["[Small shop] Experiment warmer: new won"]
+    # the next night has a champion of its own: the experiment does not take it away, and tells nobody again
+    ledger = shop.registry.ledger
+    ledger.promote("recommender", "1", "2", "ada", "as if of the next night", {}, shop.day(-1))
+    head, mails = ledger.head(), shop.mails
+    shop.publish(n + 1)
+    assert shop.run(n + 1) == 0 and (ledger.head(), shop.mails) == (head, mails) and shop.serves[1] == "1"
+
+
+def test_a_refused_winner_is_told_once_and_not_tried_again_until_a_person_does(served: Callable[..., Served], capsys: pytest.CaptureFixture[str]) -> None:
+    shop = served(False, promote=True)
+    n = shop.won()
+    ledger = shop.registry.ledger
+    outbox = Outbox(shop.settings.places.outbox)
+    mail = outbox.message(outbox.entries()[-1].id).get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert "the model gate holds against it: slices" in " ".join(mail.split())
+    head, mails = ledger.head(), shop.mails
+    shop.publish(n + 1)
+    assert shop.run(n + 1) == 0 and (ledger.head(), shop.mails) == (head, mails) and shop.serves[1] == "1"
+    assert shop.run(n + 1, "--promote", NAME, "--approve", "Ada", "--reason", "x") == 3
+    assert "the model gate holds against it: slices" in capsys.readouterr().err
+
+
+def test_a_person_promotes_a_winner(served: Callable[..., Served]) -> None:
+    shop = served(True)
+    n = shop.won()
+    assert shop.registry.ledger.current("recommender", "champion") == "1", "without `promote: true` nothing happens by itself"
+    argv = ("--promote", NAME, "--approve", "Ada", "--reason", "two good weeks")
+    assert shop.run(n, *argv, "--dry-run") == 0 and shop.registry.ledger.current("recommender", "champion") == "1"
+    assert shop.run(n, *argv) == 0
+    newest = shop.registry.ledger.newest("recommender", "champion")
+    assert newest is not None and (newest.to_version, newest.action, newest.who) == ("2", "promote", "Ada")
+    assert newest.why.startswith("two good weeks (won experiment warmer: ") and newest.evidence["gate"]["challenger"] == "2"
+    aliases = shop.registry._client().get_registered_model("recommender").aliases
+    assert {a: str(v) for a, v in aliases.items()} == {"champion": "2", "previous": "1"}
+    assert shop.serves == (str(shop.day(n)), "2") and shop.mails[-1].endswith("new won")
+    head = shop.registry.ledger.head()
+    assert shop.run(n, *argv) == 0 and shop.registry.ledger.head() == head
 
 
 def test_promoting_by_hand_wants_a_name_and_a_reason(make: Callable[..., Night], capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from jobs import announce_forecasts, bless, fit_forecasts, judge_forecasts, publish_forecasts, register, series
+from jobs import announce_forecasts, bless, fit_forecasts, judge_forecasts, publish_forecasts, register, respond, series
 from nightmarket.contracts import FORECAST_EVALUATION, FORECASTS, QUALITY, REORDERS, SALES_SERIES
 from nightmarket.forecast import fitted, judging
 from nightmarket.forecast.chunked import fitted_parts, judged_parts
@@ -25,6 +26,7 @@ from nightmarket.lake import Lake
 from nightmarket.quality.outbox import Outbox
 from nightmarket.registry import candidate as candidates
 from nightmarket.registry.kinds import FORECASTER
+from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings
 from tests.forecast.nights import NIGHT, sales, table
 from tests.jobs.learning import put
@@ -393,3 +395,28 @@ def test_the_letter_names_the_surprises_of_the_week(chain: Settings) -> None:
         lake.drop(FORECASTS, before)
     section = next(s for s in told.sections if s.title.startswith("Surprises"))
     assert section.words == (f"Beside the forecast published on {before}.",) and section.picture is not None and section.picture.png[:4] == b"\x89PNG"
+
+
+def test_a_forecaster_that_errs_beyond_its_backtests_is_gone_back_from_by_itself(chain: Settings) -> None:
+    """Version 2 of the same artifacts, promoted on night 1; five times the usual is sold from then on."""
+    from mlflow.tracking import MlflowClient
+
+    client, ledger = MlflowClient(chain.mlflow_uri), Ledger(chain.places.mlflow / "ledger.db")
+    first = client.get_model_version("forecaster", "1")
+    second = client.create_model_version("forecaster", first.source, first.run_id, tags=first.tags | {"recipe": "another"}, model_id=first.model_id)
+    version = str(second.version)
+    ledger.promote("forecaster", version, "1", "a test", "the same again", run_date=night_of(1))
+    y = Y[:, :124].copy()
+    y[:, 120:] *= 5
+    publish_series(chain, 4, y)
+    assert run(chain, "publish", 4) == 0
+    notes = Lake(chain.places.lake).at(FORECASTS, night_of(4)).manifest.notes
+    assert (notes["model_version"], notes["worse"]) == (version, "its errors of 4 days are beyond 1.5 times those of its backtests")
+    told = yaml.safe_load(chain.file.read_text())
+    chain.file.write_text(yaml.safe_dump({**told, "responses": [{"when": "quality.*", "do": "rollback", "after_promotion_nights": 6}]}))
+    for n, champion in ((7, version), (5, "1")):  # on night 7 its window is over
+        assert respond.main(["--shop", str(chain.file), "--run-date", str(night_of(n))]) == 0
+        assert ledger.current("forecaster", "champion") == champion
+    newest = ledger.newest("forecaster", "champion")
+    assert newest is not None and (newest.who, newest.evidence["alert"], newest.evidence["measured"]) == ("jobs.respond", "quality.forecaster", version)
+    assert Lake(chain.places.lake).at(FORECASTS, night_of(4)).manifest.notes["model_version"] == "1", "the newest night is published again"

@@ -11,6 +11,7 @@ import pytest
 
 from jobs import bless, rollback
 from nightmarket.contracts import RECOMMENDATIONS
+from nightmarket.monitor.account import runs
 from nightmarket.quality.outbox import Outbox
 from nightmarket.recommend.lookup import Lookup, difference, serve, serving
 from nightmarket.registry.client import Submission
@@ -59,7 +60,9 @@ def test_it_goes_back_and_serves_the_same_night_from_the_version_before(shop: Sh
     newest = shop.registry.ledger.newest("recommender", "champion")
     assert newest is not None
     assert (newest.action, newest.who, newest.why, newest.run_date) == ("back", "Ada", "complaints", str(D(0)))
-    assert newest.evidence["rollback"] == {"from": "2", "to": "1"}
+    assert newest.evidence["rollback"] == {"from": "2", "to": "1", "out": []}
+    (account,) = [r for r in runs(shop.settings.places.logs, D(1)) if r.step == "rollback"]
+    assert (account.name, account.exit_code) == ("rollback (recommender)", 0)
     aliases = shop.registry._client().get_registered_model("recommender").aliases
     assert {a: str(v) for a, v in aliases.items()} == {"champion": "1", "previous": "2"}
     said = capsys.readouterr().err
@@ -130,6 +133,8 @@ def test_a_registry_that_does_not_answer_moves_nothing(shop: Shop, monkeypatch: 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert shop.roll() == 1
     assert shop.registry.ledger.head() == head and shop.serves == (str(D(1)), "2")
+    (account,) = [r for r in runs(shop.settings.places.logs, D(1)) if r.step == "rollback"]
+    assert account.exit_code == 1 and "127.0.0.1:9" in account.why
 
 
 @pytest.mark.parametrize(("argv", "code"), [

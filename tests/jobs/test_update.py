@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs import train, update
+from jobs import rollback, train, update
 from nightmarket.contracts import LIVE_EVENTS
 from nightmarket.evaluate.protocol import Holdout, Trial
 from nightmarket.lake import Lake
@@ -122,6 +122,16 @@ def test_an_update_that_does_no_harm_serves_as_a_version_with_its_parent(shop: S
     before = shop.outcomes
     assert shop.run(2) == 0 and len(shop.outcomes) == len(before) + 1  # the parent is another one now
     assert shop.run(2, "--dry-run") == 0
+
+
+def test_going_back_from_an_update_answers_the_same_moment_with_its_parent(shop: Shop) -> None:
+    shop.live(1, *BOUGHT)
+    assert shop.run(1) == 0
+    assert shop.outcomes == [("accepted", "1", "2")] and shop.served("new")[0] == "2"
+    assert rollback.main(["--shop", str(shop.settings.file), "--model", "recommender", "--reason", "complaints"]) == 0
+    assert shop.registry.ledger.current("recommender", "champion") == "1"
+    assert shop.served("new") == ("1", ["d", "a", "b", "c"]), "of today, what the stream brought included, and compared list by list"
+    assert shop.run(1) == 0 and shop.outcomes == [("accepted", "1", "2")], "what was taken out is not made again from the same"
 
 
 def test_the_same_is_not_tried_twice_and_a_harm_is_dropped_unregistered(shop: Shop) -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightmarket.monitor.responses import Alert, Entry, Log, Tampered, decide, due
+from nightmarket.monitor.responses import Alert, Entry, Log, Suspect, Tampered, decide, due, suspect
+from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Response
 
 DAY = date(2026, 3, 1)
@@ -31,7 +32,8 @@ def done(n: int, alert: str = "drift.events", action: str = "retrain", event: st
 
 def names(night: int, alerts: Sequence[Alert], rules: Sequence[Response], past: Sequence[Entry] = (), promoted: int | None = 0,
           rolled_back: bool = False) -> list[tuple[str, str, str]]:
-    found = decide(alerts, rules, past, D(night), None if promoted is None else D(promoted), rolled_back)
+    serves = Suspect(None if promoted is None else D(promoted), "1", ("2",), "the champion was gone back to already" if rolled_back else "", rolled_back)
+    found = decide(alerts, rules, past, D(night), lambda *_: serves)
     return [(i.alert.name, i.rule.do, i.declined) for i in found]
 
 
@@ -62,7 +64,7 @@ def test_daily_limit() -> None:
 
 def test_a_rollback_needs_a_promotion_not_long_ago() -> None:
     assert names(2, [LIVE], [ROLLBACK], promoted=0)[0][2] == ""
-    assert names(3, [LIVE], [ROLLBACK], promoted=0)[0][2] == "no promotion within 3 nights: the newest is 3 nights old"
+    assert names(3, [LIVE], [ROLLBACK], promoted=0)[0][2] == "no promotion within 3 nights: it is 3 nights old"
     assert names(2, [LIVE], [ROLLBACK], promoted=None)[0][2] == "no promotion within 3 nights"
     assert names(2, [LIVE], [ROLLBACK], promoted=5)[0][2].startswith("no promotion within"), "a champion of later data is not the cause"
     assert names(2, [LIVE], [ROLLBACK], promoted=0, rolled_back=True)[0][2] == "the champion was gone back to already"
@@ -72,8 +74,53 @@ def test_a_rollback_needs_a_promotion_not_long_ago() -> None:
         Response(when="quality.*", do="rollback")
 
 
+def of(ledger: Ledger, version: str | None) -> tuple[date | None, str | None, tuple[str, ...], str]:
+    found = suspect(ledger.history("m"), version)
+    return found.promoted, found.to, found.out, found.innocent
+
+
+def test_the_version_that_was_measured_is_suspected_with_what_came_of_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.db")
+    assert of(ledger, None) == (None, None, (), "nothing serves")
+    ledger.promote("m", "1", None, "a", "b", run_date=D(0))
+    assert of(ledger, "1") == (D(0), None, ("1",), "no champion before version 1")
+    ledger.promote("m", "2", "1", "a", "b", run_date=D(5))
+    for version, parent in (("3", "2"), ("4", "3")):
+        ledger.promote("m", version, parent, "jobs.update", "b", {"online": {"parent": parent}}, D(6))
+    # measured on night 5, when version 2 published: its updates of night 6 go with it, its window is its own
+    assert of(ledger, "2") == (D(5), "1", ("4", "3", "2"), "")
+    assert of(ledger, "3") == (D(6), "2", ("4", "3"), "")
+    assert of(ledger, None) == (D(6), "3", ("4",), ""), "nothing was measured: who serves, and only that"
+    assert of(ledger, "1")[3] == "version 1 was measured, and 4 serves since"
+    # what an experiment promotes has its window from then, whenever it was trained
+    ledger.promote("m", "9", "4", "a", "b", {"experiment": {"night": str(D(8))}}, D(3))
+    assert of(ledger, "9") == (D(8), "4", ("9",), "") and of(ledger, "2")[3] == "version 2 was measured, and 9 serves since"
+    ledger.back("m", "9", "a", "b", {"rollback": {"out": ["9", "2"]}}, to="1")
+    assert suspect(ledger.history("m"), "9").gone and suspect(ledger.history("m"), None).gone and set(ledger.gone_back_from("m")) == {"9", "2"}
+    assert of(ledger, "1")[:2] == (None, "9") and of(ledger, "1")[3] == "the champion before, version 9, was itself taken out of service"
+
+
+def test_a_rollback_is_of_the_model_that_the_alert_or_the_rule_names() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def whom(model: str, version: str | None) -> Suspect:
+        asked.append((model, version))
+        return Suspect(D(0), "1", ("2",))
+
+    alerts = [Alert("quality.screener", "x", "screener", "7"), Alert("elsewhere", "y"), Alert("quality.live", "z", "recommender", "4")]
+    rules = [ROLLBACK.model_copy(update={"daily_limit": 3}), ROLLBACK.model_copy(update={"when": "elsewhere", "model": "forecaster"})]
+    found = decide(alerts, rules, [], D(1), whom)
+    assert [(i.alert.name, i.model, i.declined) for i in found] == [
+        ("quality.screener", "screener", ""), ("quality.live", "recommender", ""), ("elsewhere", "forecaster", "")]
+    assert asked == [("screener", "7"), ("recommender", "4"), ("forecaster", None)]
+
+
 def test_what_began_and_never_ended_is_done_again() -> None:
     assert names(1, [DRIFT], [RETRAIN], [done(1, event="began")])[0][2] == ""
+    (intent,) = decide([LIVE], [ROLLBACK], [], D(1), lambda *_: Suspect(D(0), "1", ("2",)))
+    begun = Entry("began", intent.id(D(1)), str(D(1)), "quality.live", "rollback", "c")
+    gone = Suspect(innocent="version 2 was gone back from already", gone=True)
+    assert [decide([LIVE], [ROLLBACK], past, D(1), lambda *_: gone)[0].declined for past in ([begun], [])] == ["", gone.innocent]
 
 
 def test_an_outcome_is_known_when_the_alert_is_gone_or_the_window_over() -> None:
@@ -91,7 +138,7 @@ def test_whatever_comes_limits_hold(nights: list[tuple[Alert, ...]]) -> None:
     rule = RETRAIN.model_copy(update={"cool_down_nights": 2})
     past: list[Entry] = []
     for n, alerts in enumerate(nights):
-        for intent in decide(alerts, [rule], past, D(n), None):
+        for intent in decide(alerts, [rule], past, D(n), lambda *_: Suspect()):
             if not intent.declined:
                 past.append(Entry("responded", intent.id(D(n)), str(D(n)), intent.alert.name, rule.do, "c"))
     for n in range(len(nights)):

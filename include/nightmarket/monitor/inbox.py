@@ -32,7 +32,8 @@ def receive(settings: Settings, body: bytes, now: datetime | None = None) -> lis
     try:
         told = json.loads(body)
         alerts = [(a["status"], str(a["fingerprint"]), a["labels"], a.get("annotations") or {}, str(a["startsAt"])) for a in told["alerts"]]
-        named = [(status, mark, str(labels["alertname"]), labels.get("shop"), str(said.get("summary") or labels["alertname"]), since)
+        named = [(status, mark, str(labels["alertname"]), labels.get("shop"), str(said.get("summary") or labels["alertname"]), since,
+                  str(labels.get("kind") or labels.get("model") or ""))
                  for status, mark, labels, said, since in alerts]
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise NotAnAlert(f"not a message of Alertmanager's webhook, version 4: {type(error).__name__} {error}") from None
@@ -41,11 +42,11 @@ def receive(settings: Settings, body: bytes, now: datetime | None = None) -> lis
     fire = []
     with held(_path(settings).with_suffix(".lock")):
         kept = _read(settings)
-        for status, mark, name, shop, cause, since in named:
+        for status, mark, name, shop, cause, since, model in named:
             if shop not in (None, settings.shop.shop):
                 continue
             if status == "firing":
-                kept[mark] = {"name": PREFIX + name, "cause": cause[:500], "since": since, "seen": moment}
+                kept[mark] = {"name": PREFIX + name, "cause": cause[:500], "since": since, "seen": moment, "model": model}
                 fire.append(PREFIX + name)
             else:
                 kept.pop(mark, None)
@@ -54,13 +55,13 @@ def receive(settings: Settings, body: bytes, now: datetime | None = None) -> lis
 
 
 def firing(settings: Settings, now: datetime | None = None) -> list[Alert]:
-    """What fires now, by name; one alert a name, with every cause."""
+    """What fires now; one alert a name and model, with every cause."""
     oldest = (now or datetime.now(timezone.utc)) - FORGOTTEN
-    causes: dict[str, list[str]] = {}
+    causes: dict[tuple[str, str], list[str]] = {}
     for said in _read(settings).values():
         if datetime.fromisoformat(said["seen"]) >= oldest:
-            causes.setdefault(said["name"], []).append(said["cause"])
-    return [Alert(name, "; ".join(sorted(set(said)))) for name, said in sorted(causes.items())]
+            causes.setdefault((said["name"], said.get("model", "")), []).append(said["cause"])
+    return [Alert(name, "; ".join(sorted(set(said))), model) for (name, model), said in sorted(causes.items())]
 
 
 def _read(settings: Settings) -> dict[str, Any]:

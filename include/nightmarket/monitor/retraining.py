@@ -54,6 +54,8 @@ class Live:
     high: float
     promise: float
     users: int
+    version: str = ""
+    """That published it."""
 
 
 @dataclass(frozen=True)

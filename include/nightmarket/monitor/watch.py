@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -37,6 +37,8 @@ class Watched:
     """Buyers of the night who found something that they bought in the first places of the publication before."""
     buyers: int
     live: Live | None
+    versions: Mapping[str, str]
+    """By alert, the version whose publication was measured."""
 
     @property
     def drifted(self) -> tuple[str, ...]:
@@ -47,7 +49,8 @@ class Watched:
         return pa.Table.from_pylist([asdict(f) for f in self.findings], schema=DRIFT.arrow_schema())
 
     def notes(self) -> dict[str, Any]:
-        return {"drifted": list(self.drifted), "hits": self.hits, "buyers": self.buyers, "live": asdict(self.live) if self.live else None}
+        return {"drifted": list(self.drifted), "hits": self.hits, "buyers": self.buyers, "live": asdict(self.live) if self.live else None,
+                "versions": dict(self.versions)}
 
 
 def inputs(lake: Lake, settings: Settings, night: date) -> list[Input]:
@@ -85,7 +88,21 @@ def watch(settings: Settings, lake: Lake, night: date) -> Watched:
     before = [m.notes for d in past if (m := lake.manifest(DRIFT, d)) is not None]
     hypotheses += drift.hit_rate(hits, buyers, sum(n["hits"] for n in before), sum(n["buyers"] for n in before),
                                  settings.shop.retraining.live_loss, rules)
-    return Watched(tuple(drift.judged(hypotheses, rules)), hits, buyers, live_quality(settings, lake, night))
+    live = live_quality(settings, lake, night)
+    versions = {"drift.recommendations": _version(lake, [*past, night]), "quality.hit_rate": _version(lake, _served(lake, night)),
+                "quality.live": live.version if live else None}
+    return Watched(tuple(drift.judged(hypotheses, rules)), hits, buyers, live, {name: v for name, v in versions.items() if v})
+
+
+def _version(lake: Lake, days: Sequence[date]) -> str | None:
+    """Who published the newest recommendations of these days."""
+    made = next((m for d in reversed(days) if (m := lake.manifest(RECOMMENDATIONS, d)) is not None), None)
+    return made.notes.get("model_version") if made else None
+
+
+def _served(lake: Lake, night: date) -> list[date]:
+    """Days of a week before the night with publications, oldest first."""
+    return [d for d in lake.dates(RECOMMENDATIONS) if night - timedelta(days=7) <= d < night]
 
 
 def _unbroken(past: Sequence[date], night: date) -> list[date]:
@@ -159,7 +176,7 @@ def _published(lake: Lake, night: date, category_of: dict[str, str]) -> tuple[np
 
 def found_again(lake: Lake, night: date) -> tuple[int, int]:
     """(hits, buyers) of the newest publication before the night, by what its shoppers bought on the night's day."""
-    served = [d for d in lake.dates(RECOMMENDATIONS) if night - timedelta(days=7) <= d < night]
+    served = _served(lake, night)
     bought = _bought(lake, [night], night, night)
     if not served or not len(bought):
         return 0, 0
@@ -195,7 +212,7 @@ def live_quality(settings: Settings, lake: Lake, night: date) -> Live | None:
     wanted = right.groupby("user_id").size()
     values = gain.reindex(wanted.index).fillna(0.0).to_numpy() / discounts[np.minimum(wanted.to_numpy(), FIRST_PLACES)]
     measured = mean(values, settings.shop.model.bootstrap, settings.shop.model.seed)
-    return Live(_METRIC, measured.value, measured.low, measured.high, promise, measured.users)
+    return Live(_METRIC, measured.value, measured.low, measured.high, promise, measured.users, str(made.notes.get("model_version", "")))
 
 
 def _promise(lake: Lake, trained_on: str | None) -> float | None:

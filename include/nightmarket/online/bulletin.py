@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from nightmarket.online.experiments import Reading, State
+from nightmarket.online.promotion import promoted
 from nightmarket.quality.letter import Letter, Section, Table, Tone
+from nightmarket.registry.ledger import Move
 from nightmarket.shop import Experiment, Language, Settings
 
 _TONES: dict[str, Tone] = {"running": "good", "won": "good", "harmed": "bad", "invalid": "bad", "no_difference": "look", "inconclusive": "look"}
@@ -26,6 +28,8 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "arms": "Who was exposed", "arms.words": "Sample-ratio check: chi-square {chi:.2f}, p {once:.3g} for one look, {always:.3g} for all looks.",
         "share": "share",
         "promote": "To make it the champion: python -m jobs.experiment --run-date {night} --promote {name} --approve NAME --reason TEXT",
+        "promoted": "Its version is the champion: {who}, {why}.",
+        "not promoted": "It was not promoted by itself: {why}. That is not tried again; once the cause is mended a person may.",
         "footer": "Written by Nightmarket for {owner}.",
     },
     "zh": {
@@ -43,13 +47,15 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "arms": "参与的顾客", "arms.words": "样本比例检验:卡方 {chi:.2f},单次 p 为 {once:.3g},随时有效 p 为 {always:.3g}。",
         "share": "份额",
         "promote": "如需上线:python -m jobs.experiment --run-date {night} --promote {name} --approve 姓名 --reason 理由",
+        "promoted": "其版本已成为当前模型:{who},{why}。",
+        "not promoted": "未能自动上线:{why}。系统不会再次尝试;排除原因后可由人工上线。",
         "footer": "由 Nightmarket 为 {owner} 撰写。",
     },
 }
 
 
-def bulletin(settings: Settings, state: State, rules: Experiment) -> Letter:
-    """What the recommendations' owner is told of an experiment after a night."""
+def bulletin(settings: Settings, state: State, rules: Experiment, came: Move | None = None) -> Letter:
+    """What the recommendations' owner is told of an experiment after a night; `came` is the ledger's row about its winner, if any."""
     owner = settings.owner_of("recommendations")
     language = owner.language or settings.shop.language
     words = _TEXTS[language]
@@ -62,7 +68,9 @@ def bulletin(settings: Settings, state: State, rules: Experiment) -> Letter:
     if state.plan is not None:
         lead.append(words["plan"].format(units=state.plan.units, once=state.plan.once, mean=state.plan.mean, explained=state.plan.explained)
                     if state.plan.units else words["no_plan"])
-    if state.status == "won" and state.arm in rules.serves:
+    if came is not None:
+        lead.append(words["promoted" if promoted(came) else "not promoted"].format(who=came.who, why=came.why))
+    if state.status == "won" and state.arm in rules.serves and not promoted(came):
         lead.append(words["promote"].format(night=state.night, name=state.name))
     readings = Table((words["arm"], words["shoppers"], words["change"], words["p"]), tuple(_row(r, words) for r in state.readings))
     found = state.mismatch

@@ -72,7 +72,7 @@ def outcome() -> EmptyOperator:
 
 def _command(name: str, arguments: str) -> str:
     given = "{{ job_arguments() }}" if step(name).dated else ""
-    return " ".join(w for w in ("python -m", f"jobs.{name}", given, arguments) if w)
+    return " ".join(w for w in ("python -m", step(name).runs, given, arguments) if w)
 
 
 def _job(name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 SERVING = "recommendations.sqlite"
 PREVIOUS = "previous.sqlite"
+LIVE = "live-"
 _FORMAT = "1"
 _SCHEMA = """
 CREATE TABLE lists (
@@ -46,7 +47,12 @@ class About:
     model_name: str
     model_version: str
     digest: str
-    """Content digest of the `gold.recommendations` partition that it was made from."""
+    """Content digest of the `gold.recommendations` partition that it was made from; of an answer between nights LIVE and one of its inputs."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it was answered between nights, with what the stream had brought."""
+        return self.digest.startswith(LIVE)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,12 @@
 """The kinds of model that a shop has. Registering, blessing, retraining and rolling back find them here, never in a list of their own.
 
+Another package adds one by an entry point of the group `nightmarket.kinds` that names its `Kind`, with steps of its own:
+
+    [project.entry-points."nightmarket.kinds"]
+    churn = "churn.kind:CHURN"
+
+Its module is imported wherever kinds are looked at, DAG files included, so it imports nothing heavy. From then on it is planned, trained, judged, promoted and gone back from as the others are; its settings stand under `kinds.<id>` of shop.yaml.
+
 A kind trains into the candidate folder (`nightmarket.registry.candidate`): `model/`, `candidate.json`, and, once judged,
 `evaluation/evaluation.json`:
 
@@ -16,15 +23,17 @@ Every metric is better when higher. Its evaluation dataset's manifest notes `can
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from nightmarket.contracts import EVALUATION, FORECAST_EVALUATION, SCREENING_EVALUATION, Dataset
 
 if TYPE_CHECKING:
     from nightmarket.shop import Blessing, Shop
+    from nightmarket.steps import Step
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Kind:
     what: str
     """For MLflow's description of the model: 'Recommendations', …"""
     section: str
-    """Section of shop.yaml with its `name` and `seed`."""
+    """Path of its section in shop.yaml, with `name` and `seed`; dots between."""
     rules: str
     """Path of its `Blessing` in shop.yaml, dots between."""
     evaluation: Dataset
@@ -50,14 +59,19 @@ class Kind:
     """Steps of the night that training and publication need first, beside those of ingestion."""
     imports: tuple[str, ...] = ()
     """What loading one of its models imports that takes long."""
+    steps: tuple[Step, ...] = ()
+    """Steps that `nightmarket.steps` does not have, of a kind from another package."""
+
+    def settings(self, shop: Shop) -> Any:
+        """Its section of shop.yaml."""
+        return _at(shop, self.section)
 
     def name(self, shop: Shop) -> str:
         """Name of the registered model."""
-        return str(getattr(shop, self.section).name)
+        return str(self.settings(shop).name)
 
     def blessing(self, shop: Shop) -> Blessing:
-        rules: Any = reduce(getattr, self.rules.split("."), cast(Any, shop))
-        return cast("Blessing", rules)
+        return cast("Blessing", _at(shop, self.rules))
 
     def load(self, function: str) -> Callable[..., Any]:
         """The function that a 'module:function' names; imported now, for it may be heavy."""
@@ -84,9 +98,43 @@ SCREENER = Kind(
     train="train_screener", evaluate="judge_screener", publish="decide", prepare=("feedback", "screen_features"),
 )
 
-KINDS: tuple[Kind, ...] = (RECOMMENDER, FORECASTER, SCREENER)
-SHARED = ("register", "bless", "retrain")
-"""Steps that run once for each kind: `--model` says which."""
+GROUP = "nightmarket.kinds"
+
+
+def _at(shop: Shop, path: str) -> Any:
+    def down(at: Any, name: str) -> Any:
+        from nightmarket.shop import OtherKind
+
+        return (at.get(name) or OtherKind(name=name)) if isinstance(at, Mapping) else getattr(at, name)
+
+    return reduce(down, path.split("."), cast(Any, shop))
+
+
+class _Registered(Sequence[Kind]):
+    """The shop's own kinds, then those of installed packages, looked up at the first use: a package's module may import this one."""
+
+    @cached_property
+    def _kinds(self) -> tuple[Kind, ...]:
+        """Raises ValueError for an entry point that is no kind, or one there is."""
+        found = [RECOMMENDER, FORECASTER, SCREENER]
+        for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+            made = entry.load()
+            if not isinstance(made, Kind) or any(made.id == k.id for k in found):
+                raise ValueError(f"entry point {entry.name} = {entry.value} of the group {GROUP}: not a Kind with an id of its own; "
+                                 f"mend or uninstall its package")
+            found.append(made)
+        return tuple(found)
+
+    def __getitem__(self, n: Any) -> Any:
+        return self._kinds[n]
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+
+KINDS: Sequence[Kind] = _Registered()
+SHARED = ("register", "bless", "retrain", "rollback")
+"""Steps that run for one kind: `--model` says which."""
 
 
 def kind(id_: str) -> Kind:

@@ -209,14 +209,14 @@ class Ledger:
         return self._write(model, "back", {"champion": expected_champion}, wishes, who, why, evidence)
 
     def gone_back_from(self, model: str) -> dict[str, Move]:
-        """Versions that were taken out of service by going back, with the move that did it. One that was made champion again
-        since, by whomever, is not among them."""
+        """Versions that were taken out of service by going back, with the move that did it: the champion of then, and those it came from
+        that the move's evidence names. One that was made champion again since, by whomever, is not among them."""
         found: dict[str, Move] = {}
         for move in self.history(model):
             if move.alias != "champion":
                 continue
             if move.action == "back" and move.from_version is not None:
-                found[move.from_version] = move
+                found |= dict.fromkeys((move.from_version, *move.evidence.get("rollback", {}).get("out", ())), move)
             if move.to_version is not None:
                 found.pop(move.to_version, None)
         return found
