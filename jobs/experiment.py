@@ -4,7 +4,8 @@ Reads `<root>/exposures/<night>*.jsonl` (written by `jobs.lookup`, or by the sho
 gold.features; publishes gold.exposures and gold.experiments. Where the night is the newest, each treatment that a model serves gets its
 publication and `<root>/published/experiments.json` tells the lookup who gets what from now on: a canary rises while its guardrails
 hold, a harm sends everybody back to the control. A page an experiment under reports/experiments/<night>/; a mail where its state or
-its share of the traffic changed.
+its share of the traffic changed. Of an experiment that has not begun, whose arms models serve, a page says what these would have earned by the
+log of what was shown (off-policy estimates, `nightmarket.online.before`), or why that cannot be told, and the first such night mails it.
 
 A winner is promoted by a person (--promote), or by itself, once, where shop.yaml says `promote: true`: through the model gate's record
 and the ledger either way; then everybody is served by it at once. What the gate holds against a winner is on its page and in the mail, and is not
@@ -20,19 +21,22 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from nightmarket import command
 from nightmarket import log as logs
 from nightmarket.command import Night, Refused, UsageError
-from nightmarket.contracts import EXPERIMENTS, EXPOSURES, FEATURES
+from nightmarket.contracts import EXPERIMENTS, EXPOSURES, FEATURES, RECOMMENDATIONS, SHOWN
 from nightmarket.lake import Input, Manifest, code_version
 from nightmarket.quality.verdict import require_passed
 from nightmarket.shop import Experiment
 
 if TYPE_CHECKING:
+    from nightmarket.online.before import Foreseen
     from nightmarket.online.experiments import State
     from nightmarket.online.serving import Running
+    from nightmarket.registry.client import RegisteredModel
     from nightmarket.registry.ledger import Move
 
 log = logs.logger("experiment")
@@ -46,27 +50,31 @@ def extend(parser: argparse.ArgumentParser) -> None:
 
 
 def run(night: Night) -> list[Manifest]:
-    """The manifests of the night's gold.exposures and gold.experiments; none where shop.yaml has no experiment. Raises Refused."""
+    """The manifests of the night's gold.exposures and gold.experiments; none where shop.yaml has no experiment and nothing was logged, which
+    an experiment to come may want to know. Raises Refused."""
+    from nightmarket.online.exposures import files_of
+
     experiments = {n: e for n, e in night.settings.shop.experiments.items() if e.starts <= night.run_date}
     if night.args.promote:
         _promote_by_hand(night)
         return []
-    if not night.settings.shop.experiments:
+    if not night.settings.shop.experiments and not files_of(night.settings.places.root / "exposures", night.run_date):
         log.info(logs.said("no experiments", run_date=night.run_date))
         return []
     require_passed(night.lake, night.run_date)
     exposures = _exposures(night)
-    states = _states(night, exposures, experiments)
+    states, ahead = _states(night, exposures, experiments), _foreseen(night)
     if night.dry_run:
         for state in states:
             log.info(logs.said("would tell", experiment=state.name, status=state.status, why=state.why))
         return [m for m in (exposures,) if m]
-    made = _publish(night, states, exposures)
+    made = _publish(night, states, exposures, ahead)
     decided: set[str] = set()
     if not any(d > night.run_date for d in night.lake.dates(EXPERIMENTS)):
         decided = {s.name for s in states if s.status == "won" and experiments[s.name].promote and _promote_once(night, s)}
         _serve(night, states)
     _tell(night, states, decided)
+    _tell_ahead(night, ahead)
     return [m for m in (exposures, made) if m]
 
 
@@ -83,7 +91,7 @@ def _exposures(night: Night) -> Manifest | None:
     files = exposures.files_of(night.settings.places.root / "exposures", night.run_date)
     read = [Input(f.name, hashlib.sha256(f.read_bytes()).hexdigest(), bytes=f.stat().st_size) for f in files]
     settings = night.settings.digest(*SECTIONS)
-    if night.is_current(EXPOSURES, night.run_date, read, settings):
+    if all(night.is_current(d, night.run_date, read, settings) for d in (EXPOSURES, SHOWN)):
         return night.lake.manifest(EXPOSURES, night.run_date)
     splits = {n: split(shop.shop, n, e) for n, e in shop.experiments.items()}
     end = Holdout.of(night.run_date, 1, night.settings.zone).end
@@ -91,10 +99,13 @@ def _exposures(night: Night) -> Manifest | None:
     log.info(logs.said("exposures", run_date=night.run_date, lines=taken.lines, shoppers=taken.rows.num_rows, rejected=taken.rejected.num_rows))
     if night.dry_run:
         return None
+    with night.lake.writer(SHOWN, [night.run_date]) as writer:
+        writer.stage_arrow(night.run_date, taken.shown)
+        writer.publish(night.run_date, inputs=read, settings=settings, code=code_version(), run_id=night.run_id)
     with night.lake.writer(EXPOSURES, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, taken.rows, taken.rejected)
         return writer.publish(night.run_date, inputs=read, settings=settings, code=code_version(), run_id=night.run_id,
-                              sums={"shows": str(taken.lines - taken.rejected.num_rows)}, notes={"lines": taken.lines})
+                              sums={"shows": str(taken.lines - taken.rejected.num_rows - taken.plain)}, notes={"lines": taken.lines, "plain": taken.plain})
 
 
 def _states(night: Night, exposures: Manifest | None, experiments: dict[str, Experiment]) -> list[State]:
@@ -126,10 +137,98 @@ def _before(night: Night) -> dict[str, State]:
     return {t["name"]: State.from_json(t) for t in made.notes["states"]} if made else {}
 
 
-def _publish(night: Night, states: list[State], exposures: Manifest | None) -> Manifest:
+LOOKED_AT = 7
+"""Newest days of the log that an experiment to come is judged on: each costs what an arm would have answered then."""
+
+
+def _foreseen(night: Night) -> dict[str, list[Foreseen]]:
+    """What is said, as of the night, of each experiment's arms that is to begin later."""
+    found = {}
+    for name, rules in night.settings.shop.experiments.items():
+        if rules.starts > night.run_date:
+            found[name] = [_foresee(night, rules, arm, version) for arm, version in rules.serves.items()]
+            for one in found[name]:
+                log.info(logs.said("foreseen", experiment=name, arm=one.arm, shoppers=one.shoppers, agreed=one.agreed, why=one.why or None,
+                                   **{k.replace(" ", "_"): str(e) for k, e in one.estimates.items()}))
+    return found
+
+
+def _foresee(night: Night, rules: Experiment, arm: str, version: str) -> Foreseen:
+    from datetime import timedelta
+
+    import numpy as np
+
+    from nightmarket.online import before
+    from nightmarket.online.experiments import values
+    from nightmarket.online.exposures import shown
+    from nightmarket.recommend.histories import DAY, Histories
+    from nightmarket.registry.client import Registry, RegistryError
+
+    lake, one = night.lake, timedelta(days=1)
+    try:
+        model = Registry(night.settings).version(version)
+    except RegistryError as error:
+        return before.Foreseen(arm, version, str(error))
+    # a day is answered by the night before it, of which the version must not have known more than that; its outcome must be known
+    days = [d for d in lake.dates(SHOWN) if model.run_date < d <= night.run_date - rules.horizon_days * one and lake.manifest(FEATURES, d - one) is not None]
+    days = days[-LOOKED_AT:]
+    seen = shown(lake, days)
+    lists = {d: _lists(night, model, d - one) for d in days} if len(seen.unit) else {}
+    on = [datetime.fromtimestamp(at, night.settings.zone).date() for at in seen.at]
+    wanted = {n: lists[d][u] for n, (d, u) in enumerate(zip(on, seen.unit, strict=True)) if u in lists.get(d, {})}
+    histories = Histories.from_table(lake.at(FEATURES, night.run_date).arrow())
+    codes = histories.codes_of(list(seen.unit))
+    value = values(histories, rules.metric, codes, seen.at, seen.at + rules.horizon_days * DAY)
+    earlier = values(histories, rules.metric, codes, seen.at - rules.cuped_days * DAY, seen.at)
+    return before.foresee(arm, version, seen, wanted, value, np.log1p(np.abs(earlier))[:, None])
+
+
+def _lists(night: Night, model: RegisteredModel, of: date) -> dict[str, list[str]]:
+    """What the version would have shown each shopper on the day after a night, best first."""
+    from dataclasses import replace
+
+    from jobs.publish import answers
+
+    made = night.lake.manifest(RECOMMENDATIONS, of)
+    if made is not None and made.notes.get("model_version") == model.version:
+        rows = night.lake.at(RECOMMENDATIONS, of).arrow()
+    else:
+        rows = answers(replace(night, run_date=of), model)[0].rows
+    found: dict[str, list[str]] = {}
+    for row in rows.select(["audience", "audience_id", "rank", "item_id"]).sort_by("rank").to_pylist():
+        if row["audience"] == "user":
+            found.setdefault(row["audience_id"], []).append(row["item_id"])
+    return found
+
+
+def _tell_ahead(night: Night, ahead: dict[str, list[Foreseen]]) -> None:
+    """A page of each experiment to come; a mail on the first night that knows of it."""
+    from nightmarket.online.bulletin import announcement
+    from nightmarket.online.experiments import definition
+    from nightmarket.quality import letter
+    from nightmarket.quality.outbox import Outbox
+
+    settings = night.settings
+    folder = settings.places.reports / "experiments" / night.run_date.isoformat()
+    earlier = [d for d in night.lake.dates(EXPERIMENTS) if d < night.run_date]
+    made = night.lake.manifest(EXPERIMENTS, earlier[-1]) if earlier else None
+    known = made.notes.get("ahead", {}) if made else {}
+    for name, arms in ahead.items():
+        rules = settings.shop.experiments[name]
+        told = announcement(settings, name, rules, arms, night.run_date)
+        if known.get(name, {}).get("definition") == definition(rules):
+            letter.write(told, folder)
+        else:
+            letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)
+
+
+def _publish(night: Night, states: list[State], exposures: Manifest | None, ahead: dict[str, list[Foreseen]]) -> Manifest:
     import pyarrow as pa
 
-    started = time.monotonic()
+    from nightmarket.online.experiments import definition
+
+    started, experiments = time.monotonic(), night.settings.shop.experiments
+    told = {n: {"definition": definition(experiments[n]), "arms": [a.to_json() for a in arms]} for n, arms in ahead.items()}
     rows = [
         {"experiment": s.name, "status": s.status, "arm": r.arm, "metric": r.metric, "role": r.role, "units": r.units, "control": r.control,
          "treatment": r.treatment, "change": r.change, "low": r.low, "high": r.high, "p_value": r.p_value}
@@ -139,7 +238,7 @@ def _publish(night: Night, states: list[State], exposures: Manifest | None) -> M
     with night.lake.writer(EXPERIMENTS, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, pa.Table.from_pylist(rows, EXPERIMENTS.arrow_schema()))
         return writer.publish(night.run_date, inputs=read, settings=night.settings.digest(*SECTIONS), code=code_version(), run_id=night.run_id,
-                              seconds=time.monotonic() - started, notes={"states": [s.to_json() for s in states]})
+                              seconds=time.monotonic() - started, notes={"states": [s.to_json() for s in states], "ahead": told})
 
 
 def _serve(night: Night, states: list[State]) -> None:

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         log = ExposureLog(settings.places.root / "exposures") if args.expose else None
         started = time.perf_counter()
-        shown = recommend(settings.places.root / "published", log, settings.zone, args.user, args.country, args.k, datetime.now(timezone.utc))
+        shown = recommend(settings.places.root / "published", log, settings.zone, args.user, args.country, args.k, datetime.now(timezone.utc),
+                          bool(settings.shop.lists.new_items_share))
         taken = (time.perf_counter() - started) * 1000
     except PublicationError as error:
         print(f"lookup: {error}", file=sys.stderr)

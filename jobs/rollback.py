@@ -195,13 +195,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
 
-    account = Account("rollback", date.min, args.run_id)
+    account = Account("rollback", date.min, args.run_id or command.by_hand())
 
     def body(_: Callable[[], float]) -> None:
         settings, who = load_shop(args.shop), args.who or _me()
         kind = kind_of(settings, args.model)
         # an account is a night's: that of the night which serves
         account.model = kind.id
+        logs.identify(model_kind=kind.id)
         account.run_date = serving_night(settings, Lake(settings.places.lake), kind) or datetime.now(settings.zone).date()
         if not args.dry_run:
             account.begin(settings.places.logs)
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.result.write_text(json.dumps([str(lake.manifest_path(dataset, date.fromisoformat(m.run_date))) for m in done.manifests]))
         log.info(logs.said("done", model=done.model, was=done.was, now=done.now, run_date=done.night, seconds=done.seconds))
 
-    return command.guarded("rollback", args.verbose, body, account, run_id=args.run_id, model=args.model)
+    return command.guarded("rollback", args.verbose, body, account, model=args.model)
 
 
 def _version(text: str) -> str:

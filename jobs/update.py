@@ -94,6 +94,9 @@ def _learn(
     if any(e.recipe == asked for e in log_of.entries()) and not night.force:
         log.info(logs.said("tried before", recipe=asked))
         return None
+    if sum(e.run_date == night.run_date.isoformat() for e in log_of.entries()) >= shop.online.updates_a_day and not night.force:
+        log.info(logs.said("enough for a day", tries=shop.online.updates_a_day))
+        return None
     holdout = replace(Holdout.of(_day(known.as_of, settings), shop.online.holdout_days, settings.zone), end=known.as_of)
     trial = judges(Trial.of(Histories.from_table(known.histories), holdout), shop.online.holdout_share, shop.model.minimum_users)
     learnable = lesson(known.histories, trial)

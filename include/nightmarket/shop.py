@@ -531,6 +531,7 @@ class Online(_Frozen):
 
     holdout_days: int = Field(default=3, ge=1, le=90, description="The newest days, of which an update has not learnt what those did who judge it.")
     holdout_share: float = Field(default=0.2, gt=0, le=1, description="Of the shoppers of those days, who judge; model.minimum_users at least.")
+    updates_a_day: int = Field(default=24, ge=1, description="After so many tries the champion only answers anew until the next day.")
 
 
 class OtherBlessing(Blessing):

@@ -110,7 +110,7 @@ def up(shop: Path, **environment: str) -> Iterator[Embedded]:
 @pytest.fixture(scope="session")
 def embedded_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     """A small demo shop under a running Airflow, whose first load is late by its own rules."""
-    with up(small_shop(tmp_path_factory.mktemp("embedded"), schedule={"deadline_minutes": 1})) as embedded:
+    with up(small_shop(tmp_path_factory.mktemp("embedded"), schedule={"deadline_minutes": 1}, stream={"path": "${root}/in"})) as embedded:
         yield embedded
 
 

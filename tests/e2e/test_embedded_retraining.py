@@ -1,16 +1,17 @@
-"""nightly_retraining and rollback through a real scheduler."""
+"""nightly_retraining, rollback and online_update through a real scheduler."""
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime, timedelta, timezone
 
 import pytest
 
-from nightmarket.contracts import DRIFT, RETRAINING
+from nightmarket.contracts import DRIFT, LIVE_EVENTS, RETRAINING
 from nightmarket.embedded.airflow import USER
 from nightmarket.embedded.night import INGESTION, TRAINING
 from nightmarket.lake import Lake
-from nightmarket.recommend.lookup import serving
+from nightmarket.recommend.lookup import Lookup, serving
 from nightmarket.registry.ledger import Ledger
 from tests.e2e.conftest import Embedded
 
@@ -84,3 +85,26 @@ def test_going_back_from_the_form(embedded_night: Embedded, night: date) -> None
     assert newest.who == USER, "who triggered the run"
     now = serving(settings.places.root / "published")
     assert now is not None and (now.run_date, now.model_version) == (night, champion)
+
+
+def test_the_stream_is_taken_in_and_answered_from(embedded_night: Embedded, night: date) -> None:
+    """online_update: two purchases of a newcomer, now. Last of this file: what serves then is of today."""
+    settings = embedded_night.settings
+    published, folder = settings.places.root / "published", settings.resolve(str(settings.shop.stream and settings.shop.stream.path))
+    with Lookup(published) as found:
+        item, version = found.recommend(k=1).items[0].item_id, found.about.model_version
+        assert found.recommend("newcomer").source == "everyone"
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    blank = dict.fromkeys(("order_no", "visit", "source", "device", "client_ip"))
+    lines = [{"id": f"live-{n}", "occurred_at": (now - timedelta(minutes=n)).isoformat(), "action": "purchase", "customer": "newcomer", "sku": item,
+              "qty": "1", "price": "2.50", "ccy": "GBP", "country": "GB", "changed_at": now.isoformat(), **blank} for n in range(2)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".a").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / ".a").rename(folder / "a.jsonl")
+    run_id, state = _run(embedded_night, "online_update", None)
+    assert state == "success", embedded_night.why("online_update", run_id)
+    today = now.astimezone(settings.zone).date()
+    live = Lake(settings.places.lake).at(LIVE_EVENTS, today)
+    assert sorted(live.arrow(["event_id"])["event_id"].to_pylist()) == ["live-0", "live-1"], live.manifest.quarantined
+    with Lookup(published) as found:
+        assert (found.about.live, found.about.model_version, found.recommend("newcomer").source) == (True, version, "user")

@@ -9,11 +9,12 @@ from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from jobs import experiment, lookup
 from nightmarket.command import Refused
-from nightmarket.contracts import EXPERIMENTS, EXPOSURES, FEATURES, QUALITY
+from nightmarket.contracts import EXPERIMENTS, EXPOSURES, FEATURES, QUALITY, SHOWN
 from nightmarket.lake import Lake
 from nightmarket.online.experiments import State, split
 from nightmarket.online.promotion import outcome, promote, promote_once, promoted
@@ -128,6 +129,10 @@ def test_every_line_of_the_log_is_accounted_for(make: Callable[..., Night]) -> N
     noon = datetime(2026, 3, 2, 13, tzinfo=timezone.utc)
     lines = [
         "no json", json.dumps({"experiment": NAME, "unit": unit, "arm": "new"}),
+        json.dumps({"unit": "v7", "at": noon.isoformat()}), json.dumps({"unit": "v7", "at": noon.isoformat(), "items": ["a"], "propensity": 0}),
+        json.dumps({"unit": "v7", "at": noon.isoformat(), "items": ["a", 7]}),
+        json.dumps({"unit": "v7", "at": noon.isoformat(), "items": ["b", "a"], "propensity": 0.5}),
+        json.dumps({"unit": "v7", "at": (noon - timedelta(hours=2)).isoformat(), "items": ["a", "b"]}),
         json.dumps({"experiment": NAME, "unit": unit, "arm": "new", "at": "2026-03-02T13:00:00"}),
         json.dumps({"experiment": "another", "unit": unit, "arm": "new", "at": noon.isoformat()}),
         json.dumps({"experiment": NAME, "unit": unit, "arm": "control", "at": noon.isoformat()}),
@@ -140,8 +145,10 @@ def test_every_line_of_the_log_is_accounted_for(make: Callable[..., Night]) -> N
     made = shop.lake.at(EXPOSURES, day)
     rows = {r["unit_id"]: r for r in made.arrow().to_pylist()}
     assert (rows[unit]["shows"], rows[unit]["exposed_at"]) == (2, noon - timedelta(hours=1))
-    assert made.manifest.quarantined == {"from_the_future": 1, "unknown_experiment": 1, "unreadable": 3, "wrong_arm": 1}
-    assert made.manifest.notes["lines"] == int(made.manifest.sums["shows"]) + 6
+    assert made.manifest.quarantined == {"from_the_future": 1, "unknown_experiment": 1, "unreadable": 6, "wrong_arm": 1}
+    assert made.manifest.notes["lines"] == int(made.manifest.sums["shows"]) + 9 + 2 and made.manifest.notes["plain"] == 2
+    first = {r["unit_id"]: (r["items"], r["propensity"]) for r in shop.lake.at(SHOWN, day).arrow().to_pylist()}
+    assert first == {"v7": (["a", "b"], None)}, "the first list of the day"
     assert all(str(r["record"]).startswith("e1:") for r in made.quarantine().to_pylist())
     before = made.manifest
     assert shop.run(0) == 0 and shop.lake.at(EXPOSURES, day).manifest == before
@@ -203,6 +210,10 @@ def test_a_treatment_is_served_by_its_model_and_its_exposure_logged(
         seen.add(arm)
     assert seen == {"control", "new"}
     lines = [json.loads(line) for f in sorted((settings.places.root / "exposures").iterdir()) for line in f.read_text().splitlines()]
+    with Lookup(published) as control, Lookup(published / "arms" / NAME / "new") as treatment:
+        for x in lines:  # a bias alone moves no list: whichever arm a shopper is in, the list is the same, and certain
+            answer = (treatment if x["arm"] == "new" else control).recommend(x["unit"])
+            assert (x["items"], x["propensity"]) == ([i.item_id for i in answer.items], 1.0)
     assert [(x["experiment"], x["unit"], x["arm"]) for x in lines] == [(NAME, u, cut.arm(u)) for u in ("u1", "u2", "u3", "u4")]
     assert lookup.main(["--shop", str(settings.file), "--user", "u1"]) == 0 and lookup.main(["--shop", str(settings.file), "--country", "FR", "--expose"]) == 0
     assert sum(len(f.read_text().splitlines()) for f in (settings.places.root / "exposures").iterdir()) == 4
@@ -274,6 +285,51 @@ def test_what_was_taken_out_of_service_wins_nothing_but_by_a_person(tmp_path: Pa
     came = promote_once(ledger, "recommender", WON, SERVED, "jobs.experiment")
     assert came is not None and not promoted(came) and "Ada took it out of service" in came.why
     assert promote(ledger, "recommender", WON, SERVED, "Bo", "mended", person=True) and ledger.current("recommender", "champion") == "2"
+
+
+@pytest.mark.parametrize("overlap", ["some", "none", "nothing logged"])
+def test_before_it_begins_the_page_says_what_the_log_knows(
+    make_settings: Callable[..., Settings], prepared: Callable[[Settings], None], submission: Callable[..., Submission], overlap: str,  # noqa: F811
+) -> None:
+    """Version 1 learnt on night 0; on the day after, half of 80 shoppers were shown its list and bought, half another and did not."""
+    settings = make_settings(time_zone="UTC", experiments={NAME: RULES | {"starts": learnt.D(5), "serves": {"new": "1"}}})
+    prepared(settings)
+    Registry(settings).register(submission(recipe="r0", run_date=learnt.D(0)))
+    users = [(f"s{n:02d}", "DE", ["a", "a", "b"] + ["c"] * (n % 2)) for n in range(80)]
+    learnt.publish_inputs(settings, learnt.D(0), users=users)
+    noon = datetime.combine(learnt.D(1), datetime.min.time(), timezone.utc) + timedelta(hours=12)
+    log = ExposureLog(settings.places.root / "exposures", "shop")
+    for n, (user, _, _) in enumerate(users if overlap != "nothing logged" else ()):
+        log.append(learnt.D(1), "", user, "", noon, ["a", "b"] if n % 2 == 0 and overlap == "some" else ["d"], 0.5)
+    lake = Lake(settings.places.lake)
+    bought = int(noon.timestamp()) + 3600
+
+    def night(n: int) -> str:
+        learnt.publish_inputs(settings, learnt.D(n), users=users)
+        rows = lake.at(FEATURES, learnt.D(n)).arrow().to_pylist()
+        for i, row in enumerate(rows):  # before the show, but for one purchase after it of those with an even number
+            row["event_times"] = [bought - 86_400 + k for k in range(len(row["item_ids"]) - 1)] + [bought if i % 2 == 0 else bought - 7200]
+        with lake.writer(FEATURES, [learnt.D(n)]) as writer:
+            writer.stage_arrow(learnt.D(n), pa.Table.from_pylist(rows, FEATURES.arrow_schema()))
+            writer.publish(learnt.D(n), inputs=[], settings="s", code="c")
+        assert experiment.main(["--shop", str(settings.file), "--run-date", str(learnt.D(n))]) == 0
+        return " ".join((settings.places.reports / "experiments" / str(learnt.D(n)) / f"experiment-{NAME}.txt").read_text().split())
+
+    assert "no estimate: nothing that was shown with its chance is logged for days of which the outcome is known" in night(1)
+    page = night(2)
+    if overlap == "some":
+        # 40 of 80 agree, weight 2 each: the mean weight is 1, and all of them bought
+        assert "of 80 shoppers 40 were shown what it would have shown, 100% of its lists could have been shown" in page
+        assert "What was shown instead came to 0.5." in page and "new, version 1: SNIPS 1 [1, 1]" in page
+        told = lake.manifest(EXPERIMENTS, learnt.D(2)).notes["ahead"][NAME]["arms"][0]["estimates"]  # type: ignore[union-attr]
+        assert told["IPS"]["value"] == 1.0 and 0.7 < told["IPS"]["low"] < 1 < told["IPS"]["high"] < 1.3
+        assert told["doubly robust"]["value"] == pytest.approx(1.0, abs=0.15)
+    elif overlap == "none":
+        assert "no estimate: no overlap: of 80 logged lists 0 are what it would have shown" in page
+    else:
+        assert "no estimate: nothing that was shown" in page
+    outbox = Outbox(settings.places.outbox)
+    assert [str(outbox.message(e.id)["Subject"]) for e in outbox.entries()] == [f"[Small shop] Experiment warmer: begins on {learnt.D(5)}"]
 
 
 class Served(Night):

@@ -252,6 +252,20 @@ def test_what_a_plan_sets_in_motion(shop: Shop, steps: Callable[..., Steps], act
     assert made.ran == ran
 
 
+def test_a_backfill_of_nights_that_were_run_trains_nothing_again(shop: Shop, steps: Callable[..., Steps]) -> None:
+    """Two nights, of which the first trained: whatever is planned and done again, the one training there was is the only one."""
+    version = shop.trained(0)
+    shop.promote(version, 0)
+    nights.publish_inputs(shop.settings, D(1))
+    for n, why in ((0, "it was trained from exactly these inputs before"), (1, "nothing drifted, nothing is due, too little is new")):
+        assert shop.plan(n) == 0 and shop.plan(n) == 0
+        assert (shop.planned(n)["action"], shop.planned(n)["why"]) == ("skip", why)
+        ran = steps()
+        assert retrain.main(shop.argv(n, "--model", "recommender")) == 0
+        assert ran.ran == ["publish"]
+    assert [v.version for v in Registry(shop.settings).versions()] == [version]
+
+
 @pytest.mark.parametrize(("codes", "ran", "code"), [
     ({"train": 1}, ["train", "publish"], 1), ({"train": 3}, ["train", "publish"], 3), ({"bless": 3}, ["train", *ALL_STEPS], 3),
     ({"evaluate": -9}, ["train", "evaluate", "publish"], 1), ({"train": 3, "publish": 1}, ["train", "publish"], 3)])

@@ -143,6 +143,15 @@ def test_the_same_is_not_tried_twice_and_a_harm_is_dropped_unregistered(shop: Sh
     assert shop.served("new")[0] == "1"  # the champion answers with the fresh histories all the same
 
 
+def test_no_more_than_so_many_a_day(shop: Shop) -> None:
+    file = shop.settings.file
+    file.write_text(file.read_text().replace("holdout_days: 1", "holdout_days: 1\n  updates_a_day: 1"))
+    for n, events, wanted in ((1, BOUGHT, 1), (1, (*BOUGHT, ("u2", "b")), 1), (2, BOUGHT, 2)):
+        shop.live(n, *events)
+        assert shop.run(n) == 0 and len(shop.outcomes) == wanted
+    assert shop.served("u2")[0] == shop.outcomes[-1][2]
+
+
 def test_three_drops_in_a_row_stop_updates_and_write_to_the_owner(shop: Shop) -> None:
     shop.ahead = (-0.05, -0.08, -0.02)
     for n in (1, 2, 3):

@@ -66,6 +66,42 @@ def test_it_learns_and_keeps_the_ranker(shop: Any, before: Recommender, tmp_path
     assert Recommender.load(tmp_path / "saved").config["thresholds"] == before.config["thresholds"]
 
 
+def test_an_item_born_after_the_cut_is_admitted_and_older_days_are_learnt_again(
+    shop: Any, before: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From day 71 on everybody buys `born`; a shopper joins too. The warm start of day 77 learns the days from 63 on, not from 70."""
+    table, items = shop
+    rows = table.to_pylist()
+    for row in rows:
+        for day in (71.0, 74.0):
+            at = int(synthetic.moment(day).timestamp())
+            n = sum(t <= at for t in row["event_times"])
+            for column, value in (("item_ids", "born"), ("event_types", "purchase"), ("event_times", at), ("quantities", 1.0), ("unit_prices", 2.5)):
+                row[column].insert(n, value)
+    newcomer = synthetic.history("newcomer", [(75.0, "purchase", "born"), (76.0, "purchase", "i003")])
+    grown = synthetic.features([*rows, newcomer])
+    known = synthetic.catalogue([*items["item_id"].to_pylist(), "born"])
+    lessons: list[tuple[float, float, int, int]] = []
+    write = training.towers.write
+
+    def watched(folder: Path, name: str, events: Any, first: float, end: float, *more: Any, **options: Any) -> Any:
+        _, new = write(tmp_path / "new", name, events, before.cut, end, *more, **options)
+        files, examples = write(folder, name, events, first, end, *more, **options)
+        lessons.append((first, end, examples, new))
+        return files, examples
+
+    monkeypatch.setattr(training.towers, "write", watched)
+    warm = Recommender.fit(grown, known, synthetic.moment(77), SETTINGS, tmp_path / "warm", warm=before)
+    ((first, end, examples, new),) = lessons
+    assert (first, end) == (synthetic.moment(63).timestamp(), synthetic.moment(77).timestamp())
+    assert 0 < new < examples, "new days, and older ones beside them"
+    # rows are found by name, and a new name gets one more: nothing is numbered anew for those that were known
+    assert "born" in warm.catalogue.item_ids and set(before.catalogue.item_ids) == set(warm.catalogue.item_ids) - {"born"}
+    assert len(tables(warm)["identity"]) == len(tables(before)["identity"]) + 1
+    told = {r["item_id"]: r["rank"] for r in warm.recommend(grown, synthetic.moment(77), 20).to_pylist() if r["audience_id"] == "newcomer"}
+    assert "born" in told, "and the newcomer has a list with it"
+
+
 def test_what_does_not_fit_is_said(shop: Any, before: Recommender, tmp_path: Path) -> None:
     table, items = shop
     with pytest.raises(CannotStartWarm, match="has seen days after"):

@@ -17,7 +17,7 @@ from nightmarket.screen.blocklist import BLOCK, Action, Entry
 from nightmarket.screen.deciding import drifted, make, stability
 from nightmarket.screen.decisions import Costs
 from nightmarket.screen.judging import cut_of, judge, trials
-from nightmarket.screen.monitoring import reviewed
+from nightmarket.screen.monitoring import reviewed, worse
 from nightmarket.screen.screener import Described, Screener
 from nightmarket.screen.screening import Options
 from nightmarket.shop import Settings
@@ -177,3 +177,22 @@ def test_what_became_of_alerts(settings: Settings) -> None:
     put(settings, SCREENING_DECISIONS, pa.Table.from_pylist(rows, SCREENING_DECISIONS.arrow_schema()), night)
     found = reviewed(settings, Lake(settings.places.lake), NIGHT)
     assert found == {"order": {"alerts": 3, "bad": 2, "missed": 1, "precision": 0.6667}}
+
+
+def test_a_version_whose_alerts_are_worse_than_those_before_it_is_said(settings: Settings) -> None:
+    """Of version 1's alerts 32 of 40 are bad ones, of version 2's 15 of 40: Fisher's one-sided p is below 0.001."""
+    table = orders()
+    rows = [r for r in table.to_pylist() if r["is_bad"] is not None]
+    bad, good = ([r for r in rows if r["is_bad"] is b] for b in (True, False))
+    assert len(bad) >= 20
+    described(settings, table)
+    for version, of_bad, said in (("1", 0.8, None), ("2", 0.375, "of its alerts about order were bad ones, 0.8")):
+        night = NIGHT - timedelta(days=3 - int(version))
+        hits = round(of_bad * 20)
+        alerts = [*bad[:hits], *good[:20 - hits], *bad[:hits], *good[20:40 - hits]]
+        kept = [{"kind": "order", "id": r["id"], "at": datetime(2026, 4, 7, tzinfo=timezone.utc), "score": 0.5, "probability": None, "decision": "review",
+                 "reasons": [], "rule": "cost", "threshold": 0.1, "block_threshold": 0.9, "model_name": "m", "model_version": version} for r in alerts]
+        put(settings, SCREENING_DECISIONS, pa.Table.from_pylist(kept, SCREENING_DECISIONS.arrow_schema()), night)
+        found = worse(settings, Lake(settings.places.lake), NIGHT, version)
+        assert found is None if said is None else found is not None and said in found, (found, len(bad), len(good))
+    assert worse(settings, Lake(settings.places.lake), NIGHT, "1") is None, "the one before did better"

@@ -309,6 +309,17 @@ EXPOSURES = Dataset(
     primary_key=("experiment", "unit_id"), owner="recommendations", sums=("shows",),
 )
 
+SHOWN = Dataset(
+    "shown", "gold", "The first list that each shopper was shown in a night's exposure log, and how likely it was.",
+    (
+        Column("unit_id", "string", "The shopper's key in the shop.", nullable=False),
+        Column("shown_at", "timestamp", "When.", unit="UTC", nullable=False),
+        Column("items", "array<string>", "The list, best first.", nullable=False),
+        Column("propensity", "double", "Chance that it was this list; null where whoever showed it does not know.", minimum=0, maximum=1),
+    ),
+    primary_key=("unit_id",), owner="recommendations",
+)
+
 EXPERIMENTS = Dataset(
     "experiments", "gold", "What each experiment shows as of a night, one row a metric and treatment; states are in the manifest's notes.",
     (
@@ -454,7 +465,8 @@ REORDERS = Dataset(
     primary_key=("item_id",), owner="forecasts",
 )
 GOLD = (
-    DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING, EXPOSURES, EXPERIMENTS, SALES_SERIES,
+    DAILY_SALES, FEATURES, QUALITY, EVALUATION, RECOMMENDATIONS, ONBOARDING, DRIFT, RETRAINING, EXPOSURES, SHOWN, EXPERIMENTS,
+    SALES_SERIES,
     FORECAST_EVALUATION, FORECASTS, REORDERS, *SCREENING,
 )
 

@@ -519,7 +519,7 @@ _MAKER = {
     **{f"silver.{e}": "clean" for e in ("events", "items", "users", "orders", "reviews")},
     "gold.quality": "gate", "gold.daily_sales": "aggregate", "gold.features": "aggregate", "gold.evaluation": "evaluate",
     "gold.recommendations": "publish", "gold.drift": "drift", "gold.retraining": "plan_retraining",
-    "silver.live_events": "stream", "gold.exposures": "experiment", "gold.experiments": "experiment",
+    "silver.live_events": "stream", "gold.exposures": "experiment", "gold.shown": "experiment", "gold.experiments": "experiment",
     "gold.sales_series": "series", "gold.forecast_evaluation": "judge_forecasts",
     "gold.forecasts": "publish_forecasts", "gold.reorders": "publish_forecasts",
     "gold.screening_feedback": "feedback", "gold.screening_features": "screen_features",

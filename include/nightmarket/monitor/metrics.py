@@ -88,7 +88,7 @@ METRICS = (
     Metric("nightmarket_drifted_features", "Features, predictions and concepts that drifted in the night.", ("kind",)),
     Metric("nightmarket_forecast_drift", "1 where errors since the forecaster was made are beyond those of its backtests, as the newest publication noted."),
     Metric("nightmarket_retraining", "1 for what was decided about training the model in the night, 0 for the others.", ("model", "action")),
-    Metric("nightmarket_online_updates", "Updates between nights by what became of them.", ("outcome",)),
+    Metric("nightmarket_online_updates", "Updates between nights by what became of them; of a past night those up to its day.", ("outcome",)),
     Metric("nightmarket_online_strikes", "Updates that were dropped in a row, since a person lifted the stop that they led to; three stop updates."),
     Metric("nightmarket_live_event_timestamp_seconds", "Newest event that the stream brought."),
     # -- screening
@@ -148,7 +148,7 @@ def collect(settings: Settings, lake: Lake, night: date, now: datetime) -> Gauge
     _screening(gauges, lake, night)
     if (live := lake.dates(LIVE_EVENTS)) and (made := lake.manifest(LIVE_EVENTS, live[-1])) is not None:
         gauges.set("nightmarket_live_event_timestamp_seconds", made.notes.get(NEWEST))
-    _steps(gauges, settings, night)
+    _steps(gauges, settings, night, any(d > night for d in lake.dates(QUALITY)))
     _publication(gauges, settings, lake, night)
     _experiments(gauges, settings, lake, night)
     for state in ("queued", "sent", "undelivered"):
@@ -262,7 +262,8 @@ def _screening(gauges: Gauges, lake: Lake, night: date) -> None:
 _OUTCOMES = {0: "done", 1: "fault", 2: "usage", 3: "refused", None: "killed"}
 
 
-def _steps(gauges: Gauges, settings: Settings, night: date) -> None:
+def _steps(gauges: Gauges, settings: Settings, night: date, past: bool) -> None:
+    """`past`: a newer night was judged, so what came between nights after this one is none of it."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for run in runs(settings.places.logs, night):
         if run.alive:
@@ -273,7 +274,7 @@ def _steps(gauges: Gauges, settings: Settings, night: date) -> None:
             gauges.set("nightmarket_step_run_seconds", taken.total_seconds(), step=run.step, model=run.model)
     for (step, model, outcome), n in counts.items():
         gauges.set("nightmarket_step_runs", n, step=step, model=model, outcome=outcome)
-    updates = Updates(settings.places.root).entries()
+    updates = [e for e in Updates(settings.places.root).entries() if not past or e.run_date <= night.isoformat()]
     for outcome, n in Counter(e.outcome for e in updates).items():
         gauges.set("nightmarket_online_updates", n, outcome=outcome)
     if updates:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import date, timedelta
 
+from nightmarket.online.before import Foreseen
 from nightmarket.online.experiments import Reading, State
 from nightmarket.online.promotion import promoted
 from nightmarket.quality.letter import Letter, Section, Table, Tone
@@ -28,6 +30,12 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "arms": "Who was exposed", "arms.words": "Sample-ratio check: chi-square {chi:.2f}, p {once:.3g} for one look, {always:.3g} for all looks.",
         "share": "share",
         "promote": "To make it the champion: python -m jobs.experiment --run-date {night} --promote {name} --approve NAME --reason TEXT",
+        "ahead": "begins on {starts}", "ahead.title": "What the log says beforehand",
+        "ahead.words": "Mean {metric} by shopper over {horizon} days, had every shopper of the log been shown the arm's lists: off-policy estimates with 95 % "
+                       "intervals. What was shown instead came to {shown}.",
+        "ahead.arm": "{arm}, version {version}: {estimator}", "ahead.value": "estimate", "ahead.none": "{arm}, version {version}: no estimate: {why}.",
+        "ahead.code": "No registered version serves an arm, so what it would show is not known here, and nothing can be said beforehand.",
+        "ahead.agreed": "of {n:,} shoppers {agreed:,} were shown what it would have shown, {covered:.0%} of its lists could have been shown",
         "promoted": "Its version is the champion: {who}, {why}.",
         "not promoted": "It was not promoted by itself: {why}. That is not tried again; once the cause is mended a person may.",
         "footer": "Written by Nightmarket for {owner}.",
@@ -47,6 +55,11 @@ _TEXTS: dict[Language, dict[str, str]] = {
         "arms": "参与的顾客", "arms.words": "样本比例检验:卡方 {chi:.2f},单次 p 为 {once:.3g},随时有效 p 为 {always:.3g}。",
         "share": "份额",
         "promote": "如需上线:python -m jobs.experiment --run-date {night} --promote {name} --approve 姓名 --reason 理由",
+        "ahead": "将于 {starts} 开始", "ahead.title": "日志的事先估计",
+        "ahead.words": "若日志中每位顾客都看到该组的列表,{horizon} 天内每位顾客的平均 {metric}:离线策略估计及 95 % 区间。实际展示所得为 {shown}。",
+        "ahead.arm": "{arm},版本 {version}:{estimator}", "ahead.value": "估计值", "ahead.none": "{arm},版本 {version}:无法估计:{why}。",
+        "ahead.code": "没有已注册版本为实验组提供服务,其展示内容未知,无法事先估计。",
+        "ahead.agreed": "{n:,} 位顾客中有 {agreed:,} 位看到了与之相同的列表;其列表有 {covered:.0%} 可能被展示过",
         "promoted": "其版本已成为当前模型:{who},{why}。",
         "not promoted": "未能自动上线:{why}。系统不会再次尝试;排除原因后可由人工上线。",
         "footer": "由 Nightmarket 为 {owner} 撰写。",
@@ -85,6 +98,32 @@ def bulletin(settings: Settings, state: State, rules: Experiment, came: Move | N
             Section(words["readings"], (words["readings.words"].format(control=control),), readings),
             Section(words["arms"], (words["arms.words"].format(chi=found.chi_square, once=found.p_once, always=found.p_always),), arms),
         ),
+        footer=words["footer"].format(owner=owner.name),
+    )
+
+
+def announcement(settings: Settings, name: str, rules: Experiment, arms: Sequence[Foreseen], night: date) -> Letter:
+    """What the owner is told of an experiment before it begins: what its arms would have earned by the log, or why that cannot be told."""
+    owner = settings.owner_of("recommendations")
+    language = owner.language or settings.shop.language
+    words, shop = _TEXTS[language], settings.shop.title or settings.shop.shop
+    status = words["ahead"].format(starts=rules.starts)
+    said = [words["ahead.none"].format(arm=a.arm, version=a.version, why=a.why) for a in arms if a.why] or ([] if arms else [words["ahead.code"]])
+    rows = []
+    for a in arms:
+        for estimator, e in a.estimates.items():
+            rows.append((words["ahead.arm"].format(arm=a.arm, version=a.version, estimator=estimator), f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]"))
+        if a.estimates:
+            said.append(f"{a.arm}: " + words["ahead.agreed"].format(n=a.shoppers, agreed=a.agreed, covered=min(a.covered, 1.0)))
+    shown = ", ".join(sorted({f"{a.shown:.4g}" for a in arms if a.estimates}))
+    if rows:
+        said.insert(0, words["ahead.words"].format(metric=rules.metric, horizon=rules.horizon_days, shown=shown))
+    lead = words["lead"].format(metric=rules.metric, horizon=rules.horizon_days, effect=rules.effect, starts=rules.starts,
+                                ends=rules.starts + timedelta(days=rules.days - 1))
+    return Letter(
+        slug=f"experiment-{name}", shop=shop, night=night, language=language, recipients=owner.mail, tone="look" if any(a.why for a in arms) else "good",
+        subject=words["subject"].format(shop=shop, name=name, status=status), headline=words["headline"].format(name=name, status=status), lead=(lead,),
+        sections=(Section(words["ahead.title"], tuple(said), Table((words["arm"], words["ahead.value"]), tuple(rows)) if rows else None),),
         footer=words["footer"].format(owner=owner.name),
     )
 

@@ -160,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(400, "usage", f"k={k}: ask for 1 to {MOST} items")
         shown = None if asked.get("show") == "0" else self.server.exposures
         started = time.perf_counter()
-        answer = recommend(self.server.published, shown, self.server.settings.zone, asked.get("user"), asked.get("country"), int(k), datetime.now(timezone.utc))
+        answer = recommend(self.server.published, shown, self.server.settings.zone, asked.get("user"), asked.get("country"), int(k), datetime.now(timezone.utc),
+                           bool(self.server.settings.shop.lists.new_items_share))
         self.server.latency.labels(shop=self.server.settings.shop.shop, source=answer.answer.source).observe(time.perf_counter() - started)
         return {**answer.answer.to_json(), "arms": dict(answer.arms)}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -29,12 +29,17 @@ class ExposureLog:
         """`writer` tells processes apart; the process id where it is not given."""
         self._folder, self._writer = folder, writer or str(os.getpid())
 
-    def append(self, day: date, experiment: str, unit: str, arm: str, at: datetime) -> None:
-        """One line; `day` is the shop's. Raises ValueError for a time without zone."""
+    def append(
+        self, day: date, experiment: str, unit: str, arm: str, at: datetime, items: Sequence[str] = (), propensity: float | None = None
+    ) -> None:
+        """One line; `day` is the shop's. Without an experiment, a show outside any. Raises ValueError for a time without zone."""
         if at.tzinfo is None:
             raise ValueError(f"{at.isoformat()} has no time zone")
         self._folder.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"experiment": experiment, "unit": unit, "arm": arm, "at": at.isoformat()}, ensure_ascii=False) + "\n"
+        said: dict[str, Any] = {"experiment": experiment, "unit": unit, "arm": arm, "at": at.isoformat()} if experiment else {"unit": unit, "at": at.isoformat()}
+        if items:
+            said |= {"items": list(items)} | ({"propensity": propensity} if propensity is not None else {})
+        line = json.dumps(said, ensure_ascii=False) + "\n"
         # one write of one line, at the end wherever that is: the kernel keeps lines of several writers apart
         handle = os.open(self._folder / f"{day}.{self._writer}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         try:
@@ -81,15 +86,21 @@ class Shown:
 
 
 def recommend(
-    folder: Path, log: ExposureLog | None, zone: ZoneInfo, user_id: str | None, country: str | None, k: int, now: datetime
+    folder: Path, log: ExposureLog | None, zone: ZoneInfo, user_id: str | None, country: str | None, k: int, now: datetime, drawn: bool = False,
 ) -> Shown:
-    """Answers a shopper from `<root>/published`, logging each arm that was decisive. Strangers are in no experiment.
+    """Answers a shopper from `<root>/published`, logging what was shown, with each arm that was decisive. Strangers are in no experiment
+    and in no log.
 
-    An arm whose publication is missing gets the champion's list, and does not count. Without a `log` nothing counts: for looking at what somebody would get. Raises PublicationError where nothing was published.
+    An arm whose publication is missing gets the champion's list, and does not count. Without a `log` nothing counts: for looking at what somebody would get. `drawn` says
+    that the last place of a whole list may be drawn for new items (`lists.new_items_share`), with chances that nobody knows here. Raises PublicationError
+    where nothing was published.
     """
     arms: dict[str, str] = {}
-    serving = folder
+    serving, chances, counted = folder, {folder: 1.0}, []
     for running in read_running(folder) if user_id else []:
+        if not running.split.holds(str(user_id)):
+            continue
+        chances = _chances(folder, running, chances)
         arm = running.split.arm(str(user_id), running.enrolment)
         if arm is None:
             continue
@@ -99,7 +110,36 @@ def recommend(
                 continue  # the champion's list is better than none, and shows nothing about the arm
             serving = place
         arms[running.split.name] = arm
-        if log is not None and running.counts:
-            log.append(now.astimezone(zone).date(), running.split.name, str(user_id), arm, now)
+        if running.counts:
+            counted.append((running.split.name, arm))
     with Lookup(serving) as publication:
-        return Shown(publication.recommend(user_id, country, k), arms)
+        answer, length = publication.recommend(user_id, country, k), publication.length(user_id)
+    if log is not None and user_id:
+        items = [i.item_id for i in answer.items] if answer.source == "user" else []
+        chance = None if not items or (drawn and len(items) >= length) else sum(c for place, c in chances.items() if place == serving or _same(place, user_id, items, k))
+        for name, arm in counted:
+            log.append(now.astimezone(zone).date(), name, user_id, arm, now, items, chance)
+        if not counted and items:
+            log.append(now.astimezone(zone).date(), "", user_id, "", now, items, chance)
+    return Shown(answer, arms)
+
+
+def _chances(folder: Path, running: Running, before: Mapping[Path, float]) -> dict[Path, float]:
+    """How likely a shopper of the experiment's interval is answered from each place: by the shares of its arms among the enrolled."""
+    made: dict[Path, float] = {}
+    moved = 0.0
+    for arm, place in running.serves.items():
+        if (folder / place / SERVING).exists():
+            share = running.split.arms[arm] * running.enrolment
+            made[folder / place] = made.get(folder / place, 0.0) + share
+            moved += share
+    for place, chance in before.items():
+        made[place] = made.get(place, 0.0) + chance * (1.0 - moved)
+    return {place: chance for place, chance in made.items() if chance > 0}
+
+
+def _same(place: Path, user_id: str, items: Sequence[str], k: int) -> bool:
+    """Whether the shopper would have been shown the same list from there."""
+    with Lookup(place) as other:
+        answer = other.recommend(user_id, None, k)
+    return answer.source == "user" and [i.item_id for i in answer.items] == list(items)

@@ -107,6 +107,11 @@ class Lookup:
                 return Answer(audience, tuple(Item(*i) for i in json.loads(row[0])[:k]), self.about)
         raise PublicationError(f"{self._file} has no list for everyone; publish again with --force")
 
+    def length(self, user_id: str | None) -> int:
+        """Items of the shopper's own list; 0 where there is none."""
+        row = self._db.execute("SELECT items FROM lists WHERE audience = 'user' AND audience_id = ?", (user_id,)).fetchone()
+        return len(json.loads(row[0])) if row else 0
+
     def close(self) -> None:
         self._db.close()
 
