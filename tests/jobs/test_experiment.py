@@ -16,7 +16,7 @@ from jobs import experiment, lookup
 from nightmarket.command import Refused
 from nightmarket.contracts import EXPERIMENTS, EXPOSURES, FEATURES, QUALITY, SHOWN
 from nightmarket.lake import Lake
-from nightmarket.online.experiments import State, split
+from nightmarket.online.experiments import State, definition, split
 from nightmarket.online.promotion import outcome, promote, promote_once, promoted
 from nightmarket.online.serving import ExposureLog, read_running
 from nightmarket.quality.outbox import Outbox
@@ -336,7 +336,7 @@ class Served(Night):
     """The same with a registry: version 1 serves, version 2, of the same night, is what the treatment gets; the gate kept it back."""
 
     def __init__(self, settings: Settings, submission: Callable[..., Submission], passes: bool):  # noqa: F811
-        super().__init__(settings, {"control": 0.3, "new": 0.6})
+        super().__init__(settings, {"control": 0.3, "new": 0.6}, a_night=20)
         self.registry = Registry(settings)
         eve = self.day(-1)
         learnt.publish_inputs(settings, eve)
@@ -363,14 +363,13 @@ class Served(Night):
             return str(found.about.run_date), found.about.model_version
 
     def won(self) -> int:
-        """Passes nights until it is won; which one that was."""
-        for n in range(6):
-            self.publish(n)
-            assert self.run(n) == 0
-            self.taken.append(self.state(n).enrolment(self.rules))
-            if self.state(n).status == "won":
-                return n
-        raise AssertionError("not won")
+        """A night after one on which it was won; which it is."""
+        state = replace(WON, night=self.day(-1), definition=definition(self.rules))
+        with self.lake.writer(EXPERIMENTS, [self.day(-1)]) as writer:
+            writer.publish(self.day(-1), inputs=[], settings="s", code="c", notes={"states": [state.to_json()]})
+        self.publish(0)
+        assert self.run(0) == 0
+        return 0
 
 
 @pytest.fixture
