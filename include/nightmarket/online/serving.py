@@ -128,10 +128,11 @@ def _chances(folder: Path, running: Running, before: Mapping[Path, float]) -> di
     """How likely a shopper of the experiment's interval is answered from each place: by the shares of its arms among the enrolled."""
     made: dict[Path, float] = {}
     moved = 0.0
-    for arm, place in running.serves.items():
-        if (folder / place / SERVING).exists():
+    for arm, below in running.serves.items():
+        at = folder / below
+        if (at / SERVING).exists():
             share = running.split.arms[arm] * running.enrolment
-            made[folder / place] = made.get(folder / place, 0.0) + share
+            made[at] = made.get(at, 0.0) + share
             moved += share
     for place, chance in before.items():
         made[place] = made.get(place, 0.0) + chance * (1.0 - moved)
