@@ -202,7 +202,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = kind_of(settings, args.model)
         # an account is a night's: that of the night which serves
         account.model = kind.id
-        logs.identify(model_kind=kind.id)
         account.run_date = serving_night(settings, Lake(settings.places.lake), kind) or datetime.now(settings.zone).date()
         if not args.dry_run:
             account.begin(settings.places.logs)

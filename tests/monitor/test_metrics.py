@@ -99,8 +99,10 @@ def test_a_past_night_does_not_hide_the_newest(settings: Settings) -> None:
     before = text_file(settings).read_text()
     put(settings, QUALITY, [], date(2026, 3, 20), notes={"verdict": "refused", "from_date": "2026-03-20"})
     assert run(settings, date(2026, 3, 20)) == 0 and text_file(settings).read_text() == before
+    assert "nightmarket_online_updates{" in before
     assert run(settings, date(2026, 3, 20), "--force") == 0
     assert samples(text_file(settings).read_text())["nightmarket_gate_verdict", frozenset({("shop", "small"), ("verdict", "refused")})] == 1
+    assert "nightmarket_online_updates{" not in text_file(settings).read_text(), "the update was on a later day"
 
 
 def test_between_nights_the_newest_judged_night_is_measured_again(settings: Settings) -> None:
