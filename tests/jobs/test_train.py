@@ -139,7 +139,8 @@ def test_a_search_is_taken_over_until_it_is_too_old_or_of_other_settings(make_se
 
 @pytest.mark.tensorflow
 def test_the_night_takes_the_settings_that_were_found(make_settings: Make) -> None:
-    settings = shop(make_settings, users=60, search={"trials": 1, "every_days": 3})
+    # before the holdout there is room for one window of 40 days: lists of one moment, one period to search on
+    settings = shop(make_settings, users=50, fit_days=40, candidates=20, search={"trials": 1, "every_days": 3})
     assert train.main(argv(settings)) == 0
     made = Candidate.read(folder_of(settings, NIGHT))
     assert made is not None
