@@ -3,8 +3,8 @@
 Needs the candidate of `jobs.train`. Full ranking over everything that may be recommended: ndcg@10, recall@20, mrr, hit_rate@10,
 coverage@20, novelty@20, by slice, each with a 95 % interval over shoppers; the behaviour heads' accuracy, precision, recall, F1, AUC
 and average precision. Publishes gold.evaluation, and leaves `evaluation/` (numbers, per-shopper values, pictures) in the
-candidate's folder. With `model.compression` a candidate with smaller weights is judged too, and stands in for it where it loses no
-more than `blessing.compression_loss`. A champion that this code cannot load is no opponent: it is noted, and the baselines decide. For a champion
+candidate's folder. With `model.compression` a candidate with smaller weights is judged too, with `model.student` the smaller model that it
+taught; the smallest that loses no more than `blessing.compression_loss` stands in for it. A champion that this code cannot load is no opponent: it is noted, and the baselines decide. For a champion
 that came of online updates, which have learnt the holdout's days, the night's version that they go back to is asked. Nothing is done where this very candidate and champion were judged before (unless --force).
 """
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightmarket.evaluate.judge import Verdicts
-    from nightmarket.learn.compress import Precision
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry.candidate import Candidate
     from nightmarket.registry.client import RegisteredModel
+    from nightmarket.shop import Model as Settings
 
 log = logs.logger("evaluate")
 SECTIONS = ("model", "time_zone", "blessing")
@@ -75,10 +75,10 @@ def _judge(
     with evaluation_folder(folder) as staging:
         found.save(staging, shop.title or shop.shop)
         tell_unreadable(staging, champion, unreadable)
-        for old in ("compressed", ".compressed"):
+        for old in ("compressed", ".compressed", ".student"):
             shutil.rmtree(folder / old, ignore_errors=True)
-        if (precision := shop.model.compression) != "none":
-            _compress(night, precision, folder, models[CHALLENGER][1], found, table, items, staging)
+        if smaller := _smaller(shop.model, folder, models[CHALLENGER][1]):
+            _compress(night, smaller, folder, models[CHALLENGER][1], found, table, items, staging)
     rows = found.rows()
     with night.lake.writer(EVALUATION, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, rows)
@@ -95,28 +95,42 @@ def _judge(
     return manifest
 
 
+def _smaller(settings: Settings, folder: Path, original: Recommender) -> dict[str, Recommender]:
+    """What might stand in for the candidate, by name and saved in the folder of that name with a dot before it."""
+    from nightmarket.recommend.model import Recommender
+
+    made: dict[str, Recommender] = {}
+    if settings.compression != "none":
+        made["compressed"] = original.compressed(settings.compression, folder / ".compressed")
+    if settings.student is not None and (folder / "student").is_dir():
+        made["student"] = Recommender.load(folder / "student").compressed(settings.student.compression, folder / ".student")
+    return made
+
+
 def _compress(
-    night: Night, precision: Precision, folder: Path, original: Recommender, found: Verdicts, table: pa.Table, items: pa.Table, staging: Path,
+    night: Night, smaller: dict[str, Recommender], folder: Path, original: Recommender, found: Verdicts, table: pa.Table, items: pa.Table, staging: Path,
 ) -> None:
-    """The candidate with smaller weights, judged on the same shoppers; `compressed/` stays where the gate lets it stand in."""
+    """The smaller models, judged on the same shoppers; the one that the gate lets stand in becomes `compressed/`."""
     from nightmarket.evaluate.judge import CHALLENGER, quality
     from nightmarket.recommend import compact
 
     shop = night.settings.shop
     rules = shop.blessing
-    small = original.compressed(precision, folder / ".compressed")
-    signals = {n: m.signals(table, found.trial.holdout.cut, items) for n, m in (("original", original), ("compressed", small))}
+    models = {compact.ORIGINAL: (original, folder / "model"), **{n: (m, folder / f".{n}") for n, m in smaller.items()}}
+    signals = {n: m.signals(table, found.trial.holdout.cut, items) for n, (m, _) in models.items()}
     compared = compact.compare(
-        precision, {"original": (original, folder / "model"), "compressed": (small, folder / ".compressed")}, signals,
-        {"original": found.judged[CHALLENGER].values[rules.metric], "compressed": quality(small, table, items, found.trial)[rules.metric]},
+        models, signals, {compact.ORIGINAL: found.judged[CHALLENGER].values[rules.metric],
+                          **{n: quality(m, table, items, found.trial)[rules.metric] for n, m in smaller.items()}},
         rules.compression_loss, shop.model.bootstrap, shop.model.seed)
     compared.save(staging / "compression.json")
-    if compared.verdict.passed:
-        (folder / ".compressed").rename(folder / "compressed")
-    else:
-        shutil.rmtree(folder / ".compressed")
-    log.info(logs.said("compressed", precision=precision, passed=compared.verdict.passed, lost=str(compared.verdict.lost), allowed=rules.compression_loss,
-                       bytes=int(compared.table["compressed"]["bytes"]), of=int(compared.table["original"]["bytes"])))
+    for name, verdict in compared.verdicts.items():
+        if name == compared.serves:
+            (folder / f".{name}").rename(folder / "compressed")
+        else:
+            shutil.rmtree(folder / f".{name}")
+        log.info(logs.said("smaller", model=name, precision=compared.precisions[name], passed=verdict.passed, serves=name == compared.serves,
+                           lost=str(verdict.lost), allowed=rules.compression_loss, bytes=int(compared.table[name]["bytes"]),
+                           of=int(compared.table[compact.ORIGINAL]["bytes"])))
 
 
 def main(argv: list[str] | None = None) -> int:

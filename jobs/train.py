@@ -8,6 +8,11 @@ model. With the same inputs, settings, code and seed as the candidate that is th
 With `--warm` it starts from the champion's weights and learns the newest days. What it has forgotten of older days is measured: more than
 `retraining.forgetting_margin` of the metric, or a champion that does not fit, and it is trained from scratch all the same.
 
+With `model.transfer` a training from scratch tries what another shop's model brings, on the newest period before the holdout, and begins with it
+where that is better; what was found is in the candidate's account and on its card.
+
+With `model.student` a training from scratch teaches a smaller model too, which `jobs.evaluate` judges beside it.
+
 With `model.search` a training from scratch searches for the towers' settings first, unless an earlier night did so less than
 `every_days` ago with the same settings in shop.yaml. A killed search continues too.
 
@@ -33,6 +38,8 @@ from nightmarket.lake import Input, Manifest, code_version, newest_arrow, nights
 from nightmarket.quality.verdict import passed_nights, require_passed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nightmarket.recommend.model import Recommender
     from nightmarket.registry.client import RegisteredModel
 
@@ -68,6 +75,8 @@ def run(night: Night) -> list[Manifest]:
     earlier = earlier_search(night)
     if earlier is not None:
         read = (*read, Input(f"search/{shop.name}/{earlier['night']}", candidates.digest_of(earlier)))
+    if champion is None and shop.transfer is not None:
+        read = (*read, _source_of(night)[1])
     asked = recipe(read, settings.digest(*SECTIONS), code_version(), shop.seed)
     folder = candidates.folder_of(settings, night.run_date)
     made = candidates.Candidate.read(folder)
@@ -97,6 +106,20 @@ def earlier_search(night: Night) -> dict[str, Any] | None:
     return None
 
 
+def _source_of(night: Night) -> tuple[Path, Input]:
+    """(folder of the model that `model.transfer` names, its digest). Raises Refused where there is none, RegistryError."""
+    from nightmarket.recommend.carried import saved_in
+    from nightmarket.registry.client import fetched, weights_digest
+
+    wanted = night.settings.shop.model.transfer
+    assert wanted is not None
+    named = wanted.source
+    folder = fetched(night.settings, named, wanted.registry) if named.startswith("models:") else night.settings.resolve(named)
+    if not (saved_in(folder) / "recommender.json").is_file():
+        raise Refused(f"model.transfer.source is {named}, and {folder} holds no recommender; name a folder that one was saved or registered in")
+    return folder, Input(f"transfer/{named}", weights_digest(folder))
+
+
 def _champion(night: Night) -> RegisteredModel | None:
     """Whose weights a warm start begins with: who answers for the night, so never one that has seen later days."""
     from nightmarket.registry.client import Registry
@@ -111,6 +134,7 @@ def _train(
     night: Night, read: tuple[Input, ...], asked: str, champion: RegisteredModel | None, earlier: dict[str, Any] | None,
 ) -> None:
     from nightmarket.evaluate.protocol import Holdout, Trial
+    from nightmarket.recommend.carried import Source
     from nightmarket.recommend.histories import Histories
     from nightmarket.recommend.model import Recommender, TooLittle
     from nightmarket.registry import candidate as candidates
@@ -137,7 +161,8 @@ def _train(
     try:
         model = _warm(night, champion, histories, items, holdout.cut, work, account) if champion is not None else None
         if model is None:
-            model = Recommender.fit(histories, items, holdout.cut, shop, work, time_zone=settings.shop.time_zone, searched=earlier)
+            source = Source.load(_source_of(night)[0], shop.transfer.source) if shop.transfer is not None else None
+            model = Recommender.fit(histories, items, holdout.cut, shop, work, time_zone=settings.shop.time_zone, searched=earlier, source=source)
     except TooLittle as thin:
         raise Refused(f"gold.features of {night.run_date}: {thin}") from None
     if (search := model.config["training"].get("search")) is not None:
@@ -148,7 +173,13 @@ def _train(
         training={**model.config["training"], **account}, seconds=round(time.monotonic() - started, 1), peak_memory_mb=peak_memory_mb(),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"), run_id=night.run_id,
     )
-    candidates.publish(folder, made, model.save)
+
+    def save(path: Path) -> None:
+        model.save(path)
+        if model.student is not None:
+            model.student.save(path.with_name("student"))
+
+    candidates.publish(folder, made, save)
     shutil.rmtree(work, ignore_errors=True)
     log.info(logs.said("candidate", run_date=night.run_date, folder=str(folder), seconds=made.seconds, peak_memory_mb=made.peak_memory_mb))
 

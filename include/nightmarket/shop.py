@@ -239,6 +239,27 @@ class Search(_Frozen):
     every_days: int = Field(default=1, ge=1, le=366, description="What a night found is taken by later nights until it is so old; 1: each training searches.")
 
 
+class Student(_Frozen):
+    """A smaller model that learns the answers of the night's, and serves in its place where blessing.compression_loss is kept."""
+
+    embedding_dim: int = Field(default=16, ge=4, le=1024, description="Width of its towers; less than model.embedding_dim.")
+    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(default=(32,), min_length=1, description="Widths of its ranking network, which orders alone.")
+    members: int = Field(default=1, ge=1, le=16, description="Networks whose mean it is; with gates, experts.")
+    share: float = Field(default=0.7, ge=0, le=1, description="Weight of the teacher's answers; the rest is what shoppers did.")
+    temperature: float = Field(default=2.0, gt=0, description="How much the teacher's order is softened.")
+    compression: Literal["float32", "float16", "int8"] = Field(default="float32", description="What its weights are kept in.")
+
+
+class Transfer(_Frozen):
+    """Another shop's model to begin from, where a period before the holdout says that this helps."""
+
+    source: str = Field(min_length=1, description="A folder that a recommender was saved or registered in, or models:/NAME@ALIAS or models:/NAME/VERSION.")
+    registry: str | None = Field(default=None, description="URI of the MLflow that models:/ is looked up in; the shop's own where it is not given.")
+    ways: tuple[Literal["frozen", "gradual", "full", "joint"], ...] = Field(
+        default=("gradual",), min_length=1, description="Each is tried beside learning without; joint reads the histories that a registered model holds."
+    )
+
+
 class Model(_Frozen):
     """The recommender's settings."""
 
@@ -250,6 +271,9 @@ class Model(_Frozen):
     minimum_users: int = Field(default=20, ge=2, description="Fewer shoppers in the holdout: refuse to judge.")
     embedding_dim: int = Field(default=64, ge=4, le=1024)
     max_history: int = Field(default=100, ge=5, le=2048, description="Newest events of a shopper that the towers read.")
+    sequence_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of a history's events that each step of the towers' learning leaves out: for thin data."
+    )
     candidates: int = Field(default=200, ge=20, le=10_000)
     heads: Literal["shared_bottom", "mmoe", "ple"] = Field(
         default="shared_bottom", description="How the ranking score and the behaviours share their network; gates cost about as much."
@@ -261,6 +285,8 @@ class Model(_Frozen):
     clip_norm: float = Field(default=1.0, gt=0)
     patience: int = Field(default=3, ge=1)
     search: Search | None = Field(default=None, description="Settings of the towers are searched for when a model is trained from scratch.")
+    transfer: Transfer | None = Field(default=None, description="A model trained from scratch may begin from another shop's.")
+    student: Student | None = Field(default=None, description="A model trained from scratch teaches a smaller one.")
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     compression: Literal["none", "float16", "int8"] = Field(
         default="none", description="Smaller weights, where blessing.compression_loss is kept; otherwise the model serves as it is."
@@ -269,6 +295,12 @@ class Model(_Frozen):
     top_k: int = Field(default=20, ge=1, le=1000)
     questions: int = Field(default=10, ge=1, le=100, description="Asked of a newcomer, at most.")
     bootstrap: int = Field(default=400, ge=50, le=100_000)
+
+    @model_validator(mode="after")
+    def _a_student_is_smaller(self) -> Model:
+        if self.student is not None and self.student.embedding_dim >= self.embedding_dim:
+            raise ValueError(f"student.embedding_dim is {self.student.embedding_dim}, embedding_dim {self.embedding_dim}; a student is smaller than its teacher")
+        return self
 
 
 class Blessing(_Frozen):

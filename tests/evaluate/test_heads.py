@@ -26,6 +26,8 @@ def _pairs(seed: int = 1, users: int = 80, each: int = 40) -> heads.Pairs:
 def test_four_pairs_by_hand() -> None:
     # said yes to the first two; right about the first and the last: one of each cell
     pairs = heads.Pairs(np.array([0, 0, 1, 1]), np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, False, True, False]), 2)
+    assert heads.confusion(pairs, 0.5) == {"tp": 1, "fp": 1, "fn": 1, "tn": 1}
+    assert heads.confusion(pairs, 0.85) == {"tp": 1, "fp": 0, "fn": 1, "tn": 2}
     found = heads.measure(pairs, 0.5, 50, seed=1)
     assert {k: found[k].value for k in ("accuracy", "precision", "recall", "f1")} == {"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5}
     assert found["roc_auc"].value == 0.75  # three of the four (yes, no) pairs are in order

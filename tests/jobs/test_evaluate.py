@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,10 @@ def test_a_night_is_judged_with_baselines_and_then_against_its_champion(make_set
     apart = said["differences"]["popularity"]["all"]["ndcg@10"]
     assert apart["value"] == pytest.approx((own - other).mean(), abs=1e-12)
     assert apart["low"] < apart["value"] < apart["high"]
-    assert said["plots"] == ["models.png", "differences.png", "slices.png", "heads_challenger.png"]
+    assert said["plots"] == ["models.png", "differences.png", "slices.png", "heads_challenger.png", "confusion_challenger.png"]
+    for task, cells in said["confusion"]["challenger"].items():
+        precision = found["challenger", "all", f"{task}_precision"]["value"]
+        assert cells["tp"] / max(cells["tp"] + cells["fp"], 1) == pytest.approx(precision), task
     for name in said["plots"]:
         assert (folder / "plots" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -134,20 +138,37 @@ def _with_a_champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.tensorflow
-def test_smaller_weights_stand_in_only_where_the_gate_lets_them(make_settings: Make) -> None:
-    settings = shop(make_settings, compression="int8")
+def test_a_smaller_model_stands_in_only_where_the_gate_lets_it(make_settings: Make) -> None:
+    settings = shop(make_settings, users=60, fit_days=40, candidates=20, compression="int8", student={"embedding_dim": 4, "hidden": [16], "compression": "float16"})
     assert train.main(argv(settings)) == 0
     assert evaluate.main(argv(settings)) == 0
     folder = folder_of(settings, NIGHT)
     said = json.loads((folder / "evaluation" / "compression.json").read_text())
-    assert said["precision"] == "int8" and said["allowed"] == settings.shop.blessing.compression_loss
-    assert said["passed"] == (said["lost"]["high"] <= said["allowed"])
-    assert saved_in(folder) == folder / ("compressed" if said["passed"] else "model")
-    assert (folder / "compressed").is_dir() == said["passed"] and not (folder / ".compressed").exists()
-    table = said["table"]
-    assert table["compressed"]["bytes"] < table["original"]["bytes"]
+    table, smaller = said["table"], said["smaller"]
+    assert {n: v["precision"] for n, v in smaller.items()} == {"compressed": "int8", "student": "float16"}
+    assert all(v["passed"] == (v["lost"]["high"] <= v["allowed"] == settings.shop.blessing.compression_loss) for v in smaller.values())
+    assert table["student"]["bytes"] < table["compressed"]["bytes"] < table["original"]["bytes"]
+    assert said["serves"] == next((n for n in ("student", "compressed") if smaller[n]["passed"]), "original"), "the smallest of those that may"
+    assert saved_in(folder) == folder / ("model" if said["serves"] == "original" else "compressed")
+    assert not list(folder.glob(".[cs]*"))
     assert all(0 < row["median_ms"] <= row["p99_ms"] for row in table.values())
     evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
     metric = settings.shop.blessing.metric
     assert table["original"]["quality"] == pytest.approx(evaluation["models"]["challenger"]["slices"]["all"][metric]["value"])
-    assert said["lost"]["value"] == pytest.approx(table["original"]["quality"] - table["compressed"]["quality"])
+    for name, verdict in smaller.items():
+        assert verdict["lost"]["value"] == pytest.approx(table["original"]["quality"] - table[name]["quality"])
+    _one_that_nothing_is_lost_by_serves(settings, folder)
+
+
+def _one_that_nothing_is_lost_by_serves(settings: Settings, folder: Path) -> None:
+    """Whatever a smaller model loses is allowed now: the smallest, which is the student, is what is registered and loads."""
+    from nightmarket.recommend.model import Recommender
+
+    text = settings.file.read_text()
+    settings.file.write_text(text + "blessing: {compression_loss: 1.0}\n" if "blessing:" not in text else pytest.fail(text))
+    assert evaluate.main(argv(settings, "--force")) == 0
+    assert json.loads((folder / "evaluation" / "compression.json").read_text())["serves"] == "student"
+    assert saved_in(folder) == folder / "compressed"
+    served = Recommender.load(saved_in(folder))
+    assert (served.config["towers"]["dim"], served.config["precision"]) == (4, "float16")
+    assert "trees" not in served.config["weights"] and served.config["training"]["taught"]["weights"]["student"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,41 @@ def test_the_night_takes_the_settings_that_were_found(make_settings: Make) -> No
     assert f"search/recommender/{NIGHT - timedelta(days=1)}" in {i.name for i in again.inputs}
     assert again.training["search"]["night"] == str(NIGHT - timedelta(days=1))
     assert json.loads((folder_of(settings, NIGHT) / "model" / "recommender.json").read_text())["towers"]["dim"] == 4
+
+
+@pytest.mark.tensorflow
+def test_a_night_begins_with_another_shops_model_where_that_is_better(make_settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from nightmarket.evaluate.bootstrap import Interval
+    from nightmarket.recommend import carried
+
+    def tables(folder: Path) -> dict[str, np.ndarray]:
+        import keras
+
+        model = keras.models.load_model(folder / "model" / "towers.keras", compile=False)
+        return {v.path.split("/")[-2]: v.numpy() for v in model.variables}
+
+    other = shop(make_settings, users=50, fit_days=40, candidates=20, epochs=2)
+    assert train.main(argv(other)) == 0
+    theirs = folder_of(other, NIGHT)
+    settings = shop(make_settings, users=50, fit_days=40, candidates=20, transfer={"source": str(theirs / "model"), "ways": ["frozen", "joint"]})
+    monkeypatch.setattr(carried, "difference", lambda one, *_: Interval(0.2, 0.1, 0.3, len(one)))
+    assert train.main(argv(settings)) == 0
+    made = Candidate.read(folder_of(settings, NIGHT))
+    assert made is not None
+    found = made.training["transfer"]
+    assert found["way"] == found["best"] == "frozen" and set(found["losses"]) == {"scratch", "frozen"}
+    assert found["period"][1] <= made.cut, "the holdout takes no part"
+    assert "holds no histories" in found["closed"]["joint"]
+    assert f"transfer/{theirs / 'model'}" in {i.name for i in made.inputs}
+    ours, source = tables(folder_of(settings, NIGHT)), tables(theirs)
+    same = {name for name in ours if np.array_equal(ours[name], source[name])}
+    assert {"word", "category_of", "price_of", "kind_of", "gap_of", "content_in", "history_in"} <= same, "what reads content and events"
+    assert not same & {"identity", "country_of", "content_out", "history_out"}
+    assert carried.told(found)[0].endswith("frozen is 0.2000 [0.1000, 0.3000] of cross-entropy ahead of learning without; it is taken.")
+
+    shutil.rmtree(theirs / "model")
+    assert train.main(argv(settings)) == 3
+    assert "holds no recommender; name a folder that one was saved or registered in" in capsys.readouterr().err
 
 
 @pytest.mark.tensorflow

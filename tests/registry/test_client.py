@@ -16,7 +16,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nightmarket.registry.client import Child, Registry, RegistryError, Submission, Verification, _compare, metric_name
+from nightmarket.registry.client import (
+    Child,
+    Registry,
+    RegistryError,
+    Submission,
+    Verification,
+    _compare,
+    fetched,
+    metric_name,
+)
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Settings, child_environment
 from tests.registry.conftest import NIGHT
@@ -44,6 +53,13 @@ def test_a_registered_version_carries_all_that_it_needs(registry: Registry, subm
     assert [c.name for c in loaded.metadata.signature.inputs.inputs] == ["user_id", "country", "item_ids", "k"]
     assert "mlflow==" in (registered.model_folder / "requirements.txt").read_text()
     assert not list(registered.model_folder.rglob("*.pkl"))
+
+    # another shop finds it by this registry's URI
+    elsewhere = replace(registry.settings, mlflow_uri="sqlite:////nowhere/mlflow.db")
+    assert fetched(elsewhere, "models:/recommender@challenger", registry.uri) == registered.model_folder
+    assert fetched(registry.settings, "models:/recommender/1") == registered.model_folder
+    with pytest.raises(RegistryError, match="write models:/NAME@ALIAS"):
+        fetched(registry.settings, "models:/recommender")
 
 
 def test_a_loaded_version_answers_users_strangers_and_visits(registry: Registry, submission: Callable[..., Submission]) -> None:

@@ -34,10 +34,7 @@ def measure(pairs: Pairs, threshold: float, resamples: int, seed: int) -> dict[s
     """
     if pairs.did.all() or not pairs.did.any():
         return {}
-    said = pairs.probability >= threshold
-    cells = {
-        "tp": said & pairs.did, "fp": said & ~pairs.did, "fn": ~said & pairs.did, "tn": ~said & ~pairs.did,
-    }
+    cells = _cells(pairs, threshold)
     by_user = {k: np.bincount(pairs.owner, weights=v, minlength=pairs.users) for k, v in cells.items()}
     values = {k: float(v) for k, v in _rates({k: v.sum() for k, v in by_user.items()}).items()}
     values["roc_auc"] = float(roc_auc_score(pairs.did, pairs.probability))
@@ -67,6 +64,16 @@ def measure(pairs: Pairs, threshold: float, resamples: int, seed: int) -> dict[s
         low, high = quantiles(np.concatenate(samples[name]))
         out[name] = Interval(measured, min(low, measured), max(high, measured), pairs.users)
     return out
+
+
+def confusion(pairs: Pairs, threshold: float) -> dict[str, int]:
+    """How many pairs are true and false positives and negatives where 'will do it' is said from `threshold` on: tp, fp, fn, tn."""
+    return {name: int(cell.sum()) for name, cell in _cells(pairs, threshold).items()}
+
+
+def _cells(pairs: Pairs, threshold: float) -> dict[str, np.ndarray]:
+    said = pairs.probability >= threshold
+    return {"tp": said & pairs.did, "fp": said & ~pairs.did, "fn": ~said & pairs.did, "tn": ~said & ~pairs.did}
 
 
 def calibration(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

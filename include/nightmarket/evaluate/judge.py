@@ -89,7 +89,8 @@ class Verdicts:
             arrays |= {f"{name}/{metric}": values for metric, values in judged.values.items()}
         arrays |= {f"slice/{name}": mask for name, mask in self.user_slices.items()}
         np.savez_compressed(folder / "users.npz", **cast(Any, arrays))
-        drawn = plots.draw(folder / "plots", title, self.table, self.differences, {n: j.head for n, j in self.judged.items()}, self.head_table)
+        drawn = plots.draw(folder / "plots", title, self.table, self.differences, {n: j.head for n, j in self.judged.items()}, self.head_table,
+                           {n: j.thresholds for n, j in self.judged.items()})
         holdout = self.trial.holdout
         (folder / "evaluation.json").write_text(json.dumps({
             "holdout": {
@@ -101,6 +102,7 @@ class Verdicts:
             "differences": {n: _plain(t) for n, t in self.differences.items()},
             "heads": {n: _plain(t) for n, t in self.head_table.items()},
             "thresholds": {n: dict(j.thresholds) for n, j in self.judged.items() if j.thresholds},
+            "confusion": {n: {t: heads.confusion(p, j.thresholds[t]) for t, p in j.head.items()} for n, j in self.judged.items() if j.head},
             "plots": [p.name for p in drawn],
         }, indent=1, sort_keys=True), encoding="utf-8")
 

@@ -22,8 +22,11 @@ _NAMES = {
 }
 
 
-def draw(folder: Path, title: str, table: Table, differences: Table, pairs: Mapping[str, Mapping[str, heads.Pairs]], head_table: Table) -> list[Path]:
-    """Draws all pictures into `folder`; returns their paths."""
+def draw(
+    folder: Path, title: str, table: Table, differences: Table, pairs: Mapping[str, Mapping[str, heads.Pairs]], head_table: Table,
+    thresholds: Mapping[str, Mapping[str, float]],
+) -> list[Path]:
+    """Draws all pictures into `folder`; returns their paths. `thresholds`: by model and behaviour, from where on it is said to happen."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -49,6 +52,7 @@ def draw(folder: Path, title: str, table: Table, differences: Table, pairs: Mapp
             shown = {t: p for t, p in tasks.items() if t in head_table.get(model, {})}
             if shown:
                 save(_curves(plt, f"{title}: {model}", shown, head_table[model]), f"heads_{model}")
+                save(_confusion(plt, f"{title}: {model}", shown, thresholds[model]), f"confusion_{model}")
     return made
 
 
@@ -124,6 +128,24 @@ def _curves(plt: Any, title: str, pairs: Mapping[str, heads.Pairs], measured: Ma
     ends = [min(reliable.get_xlim()[0], reliable.get_ylim()[0]), 1.0]
     reliable.plot(ends, ends, color=_GREY, linewidth=0.8, linestyle=":")
     _square(reliable, "probability said", "share seen", "calibration, bins of equal size", "upper left")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def _confusion(plt: Any, title: str, pairs: Mapping[str, heads.Pairs], thresholds: Mapping[str, float]) -> Any:
+    """Of each behaviour, counts of said and seen; the darker, the larger a share of what was seen."""
+    figure, axes = plt.subplots(1, len(pairs), figsize=(0.6 + 3.4 * len(pairs), 3.2), squeeze=False)
+    for axis, (task, p) in zip(axes[0], pairs.items(), strict=True):
+        c = heads.confusion(p, thresholds[task])
+        rows = [[c["tp"], c["fn"]], [c["fp"], c["tn"]]]
+        axis.imshow([[v / max(sum(row), 1) for v in row] for row in rows], cmap="Blues", vmin=0.0, vmax=1.6)
+        for y, row in enumerate(rows):
+            for x, value in enumerate(row):
+                axis.annotate(f"{value:,}\n{value / max(sum(row), 1):.1%}", (x, y), ha="center", va="center")
+        axis.set_xticks([0, 1], ["said", "not said"])
+        axis.set_yticks([0, 1], ["did", "did not"])
+        axis.set_title(f"{task}, from {thresholds[task]:.3f} on", loc="left", fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
     return figure

@@ -193,5 +193,5 @@ def may_replace(original: np.ndarray, compressed: np.ndarray, allowed: float, re
     lost = difference(original, compressed, resamples, seed)
     passed = bool(whole and lost.high <= allowed)
     said = "is within" if passed else "may exceed" if whole else "cannot be compared with"
-    return Verdict(passed, lost, allowed, f"The compressed model loses {lost} of the original's quality; that {said} the {allowed:g} "
+    return Verdict(passed, lost, allowed, f"The smaller model loses {lost} of the original's quality; that {said} the {allowed:g} "
                                           f"that blessing.compression_loss allows.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nightmarket.evaluate.markdown import table
+from nightmarket.recommend.carried import told
 from nightmarket.registry.candidate import Candidate
 
 _METRICS = ("ndcg@10", "recall@20", "mrr", "hit_rate@10", "coverage@20", "novelty@20")
@@ -27,6 +28,8 @@ def card(shop: str, candidate: Candidate, evaluation: Mapping[str, Any], metric:
         f"{holdout['items']:,} items to choose from, all ranked. Holdout `{holdout['digest']}`.",
         *(f"- {i.name}: {i.rows if i.rows is not None else '?'} rows, `{i.digest}`" for i in candidate.inputs[:1]),
         f"- {max(0, len(candidate.inputs) - 1)} more inputs in inputs.json.",
+        *(f"- From another shop: {line}" for line in told(candidate.training.get("transfer", {}))),
+        *_student(candidate.training),
         "",
         "## Quality beside the champion and the baselines",
         "",
@@ -59,6 +62,16 @@ def card(shop: str, candidate: Candidate, evaluation: Mapping[str, Any], metric:
         "",
     ]
     return "\n".join(lines)
+
+
+def _student(training: Mapping[str, Any]) -> list[str]:
+    if "taught" in training:
+        return ["- A student: taught by a larger model of an earlier night, and taught on by the newest days."]
+    if "student" not in training:
+        return []
+    taught = training["student"]
+    return [f"- It taught a student of {taught['weights']['student']:,} weights in its networks beside {taught['weights']['teacher']:,}; which of them is "
+            "registered, and what that loses, is in compression.json."]
 
 
 def _name(name: str, model: Mapping[str, Any]) -> str:

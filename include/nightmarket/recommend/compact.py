@@ -1,4 +1,4 @@
-"""A recommender with small weights, and whether it may stand in for the one it was made from.
+"""A recommender with small weights, and whether it, or a student, may stand in for the one it was made from.
 
 A packed network is one file: its architecture as JSON and each weight as int8 codes with scales, or as float16; narrow ones (biases,
 statistics) stay float32. It is widened once, when it is loaded: smaller to keep and to move, as fast to ask.
@@ -50,28 +50,39 @@ def unpack(file: Path) -> Any:
     return model
 
 
+ORIGINAL = "original"
+"""The candidate as it was trained, among those that are compared."""
+
+
 @dataclass(frozen=True)
 class Compared:
-    """A compressed recommender beside the original."""
+    """Smaller recommenders beside the original."""
 
-    precision: Precision
-    verdict: Verdict
+    precisions: Mapping[str, Precision]
+    """Of each smaller one, by name."""
+    verdicts: Mapping[str, Verdict]
     table: Mapping[str, Mapping[str, float]]
-    """By "original" and "compressed": bytes, milliseconds of a look-up (median_ms, p99_ms), quality."""
+    """By name, the original's too: bytes, milliseconds of a look-up (median_ms, p99_ms), quality."""
+
+    @property
+    def serves(self) -> str:
+        """The smallest in bytes of those that the gate lets stand in; the original where it lets none."""
+        return min((n for n, v in self.verdicts.items() if v.passed), key=lambda n: self.table[n]["bytes"], default=ORIGINAL)
 
     def to_json(self) -> dict[str, Any]:
-        return {"precision": self.precision, "passed": self.verdict.passed, "lost": asdict(self.verdict.lost), "allowed": self.verdict.allowed,
-                "text": self.verdict.text, "table": {n: dict(row) for n, row in self.table.items()}}
+        return {"serves": self.serves, "table": {n: dict(row) for n, row in self.table.items()}, "smaller": {
+            n: {"precision": self.precisions[n], "passed": v.passed, "lost": asdict(v.lost), "allowed": v.allowed, "text": v.text}
+            for n, v in self.verdicts.items()}}
 
     def save(self, file: Path) -> None:
         file.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True), encoding="utf-8")
 
 
 def compare(
-    precision: Precision, models: Mapping[str, tuple[Recommender, Path]], signals: Mapping[str, Signals], quality: Mapping[str, np.ndarray],
-    allowed: float, resamples: int, seed: int,
+    models: Mapping[str, tuple[Recommender, Path]], signals: Mapping[str, Signals], quality: Mapping[str, np.ndarray], allowed: float, resamples: int,
+    seed: int,
 ) -> Compared:
-    """The gate: by "original" and "compressed", the model and its folder, its signals, and each shopper's quality (n,), the same shoppers."""
+    """The gate: by name, ORIGINAL among them, the model and its folder, its signals, and each shopper's quality (n,), the same shoppers."""
     table: dict[str, dict[str, float]] = {}
     for name, (model, folder) in models.items():
         held = signals[name]
@@ -83,4 +94,6 @@ def compare(
         median, slow = latency(look_up, REPEATS)
         table[name] = {"bytes": float(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())), "median_ms": 1e3 * median, "p99_ms": 1e3 * slow,
                        "quality": float(quality[name].mean())}
-    return Compared(precision, may_replace(quality["original"], quality["compressed"], allowed, resamples, seed), table)
+    smaller = [n for n in models if n != ORIGINAL]
+    return Compared({n: models[n][0].config["precision"] for n in smaller},
+                    {n: may_replace(quality[ORIGINAL], quality[n], allowed, resamples, seed) for n in smaller}, table)

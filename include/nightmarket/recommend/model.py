@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from nightmarket.learn.strategy import Placement, place, tensorflow
+from nightmarket.recommend import carried, ranker, strangers, towers, training
 from nightmarket.recommend import lists as listing
-from nightmarket.recommend import ranker, strangers, towers, training
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.causes import Causes
 from nightmarket.recommend.counts import top_k
@@ -72,6 +72,9 @@ class Ranked:
 class Recommender:
     """A trained recommender. Make one with `fit` or `load`."""
 
+    student: Recommender | None = None
+    """A smaller one that it has taught in this very `fit`; saved by itself."""
+
     def __init__(self, config: dict[str, Any], catalogue: Catalogue, towers_model: Any, second: Second):
         self.config = config
         self.catalogue = catalogue
@@ -87,9 +90,10 @@ class Recommender:
     def fit(
         cls, histories: pa.Table, items: pa.Table, cut: datetime, settings: Settings, work: Path,
         placement: Placement | None = None, time_zone: str = "UTC", warm: Recommender | None = None, searched: Mapping[str, Any] | None = None,
+        source: carried.Source | None = None,
     ) -> Recommender:
         """Learns from events strictly before `cut`; with `warm` from that model's weights (`training.warm_start`), with `searched` by the
-        settings that an earlier search found.
+        settings that an earlier search found, with `source` from what another shop's model knows (`carried`).
 
         histories: rows of `gold.features`; items: rows of `silver.items`; work: folder for examples and checkpoints, in which an
         interrupted fit with the same arguments continues. Raises TooLittle, CannotStartWarm, HistoryError, learn.loop.Diverged.
@@ -98,19 +102,26 @@ class Recommender:
         moment = float(seconds(cut))
         past = Histories.from_table(histories).before(moment).compact()
         catalogue = Catalogue.of(past.item_ids, items)
-        made = (training.train(past, catalogue, moment, settings, work, placement, searched) if warm is None
+        made = (training.train(past, catalogue, moment, settings, work, placement, searched, source) if warm is None
                 else training.warm_start(past, catalogue, moment, settings, work, placement, warm.before()))
-        shape = made.towers.shape
         signals = Signals(pairs_at(past, moment, PURCHASE), catalogue, training.groups_of(past), made.options)
-        config = {
+        common = {
             "format": FORMAT, "cut": cut.astimezone(timezone.utc).isoformat(), "time_zone": time_zone, "seed": settings.seed,
-            "candidates": settings.candidates, "towers": asdict(shape), "signals": asdict(made.options), "weights": made.second.weights,
-            "countries": list(made.towers.countries), "features": list(_FEATURES),
-            "absent_tasks": made.account["absent_tasks"], "thresholds": made.second.account["thresholds"], "training": made.account,
+            "candidates": settings.candidates, "signals": asdict(made.options), "features": list(_FEATURES),
             "placement": placement.describe(), "precision": "float32",
         }
-        charged = np.exp(signals.log_price).astype(np.float32)
-        return cls(json.loads(json.dumps(config)), catalogue.with_prices(charged), made.towers.model, made.second)
+        catalogue = catalogue.with_prices(np.exp(signals.log_price).astype(np.float32))
+        model = cls._trained(made, common, catalogue)
+        model.student = cls._trained(made.student, common, catalogue) if made.student is not None else None
+        return model
+
+    @classmethod
+    def _trained(cls, made: training.Trained, common: dict[str, Any], catalogue: Catalogue) -> Recommender:
+        config = common | {
+            "towers": asdict(made.towers.shape), "weights": made.second.weights, "countries": list(made.towers.countries),
+            "absent_tasks": made.account["absent_tasks"], "thresholds": made.second.account["thresholds"], "training": made.account,
+        }
+        return cls(json.loads(json.dumps(config)), catalogue, made.towers.model, made.second)
 
     def save(self, folder: Path) -> None:
         """Writes the model's files into `folder`, the config last."""

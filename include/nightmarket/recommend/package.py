@@ -42,7 +42,8 @@ def package(night: Night, candidate: Candidate, folder: Path, evaluation: Mappin
         return made
     said = json.loads(compression.read_text(encoding="utf-8"))
     metrics = {f"compression/{name}_{column}": value for name, row in said["table"].items() for column, value in row.items()}
-    return replace(made, documents={"compression.json": said}, metrics={**metrics, "compression/lost": said["lost"]["value"]})
+    lost = {f"compression/{name}_lost": smaller["lost"]["value"] for name, smaller in said["smaller"].items()}
+    return replace(made, documents={"compression.json": said}, metrics=metrics | lost)
 
 
 def trials(candidate: Candidate) -> list[Child]:

@@ -133,6 +133,43 @@ class RankingTask:
         return listwise + 20.0 * self.behaviour_weight * tf.reduce_sum(behaviours * present, axis=1)
 
 
+@dataclass(frozen=True)
+class TaughtTask:
+    """learn.loop.Task of a student: (1 - share) x its own loss + share x its distance from the teacher's answers (Hinton et al. 2015).
+
+    A batch also has teacher (L, 1 + tasks): logits whose softmax over the list is what the teacher expects to be bought, and those of
+    the behaviours. The order is softened by the temperature; the behaviours are not, their sigmoids are to stay probabilities.
+    """
+
+    own: RankingTask
+    share: float
+    temperature: float
+    name: str = "student_ranker"
+
+    def build(self) -> Any:
+        return self.own.build()
+
+    def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
+        return self._losses(model(batch["features"], training=True), batch)
+
+    def valid_losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        return self._losses(model(batch["features"], training=False), batch)
+
+    def _losses(self, logits: Any, batch: dict[str, Any]) -> Any:
+        tf = tensorflow()
+        listed, own = batch["listed"], self.own
+        logits = tf.cast(logits, tf.float32)
+        mine = own._losses(tf, logits, batch["labels"], listed, listed, batch["present"])
+        told = tf.broadcast_to(batch["teacher"][:, :, None, :], tf.shape(logits))
+        said, expected = (tf.nn.log_softmax(tf.where(listed[:, :, None] > 0, v[..., 0] / self.temperature, -1e9), axis=1) for v in (logits, told))
+        order = self.temperature**2 * tf.reduce_mean(tf.reduce_sum(tf.exp(expected) * (expected - said), axis=1), axis=-1)
+        chance = tf.sigmoid(told[..., 1:])
+        apart = (tf.nn.sigmoid_cross_entropy_with_logits(chance, logits[..., 1:]) - tf.nn.sigmoid_cross_entropy_with_logits(chance, told[..., 1:]))
+        behaviours = tf.reduce_sum(tf.reduce_mean(apart, axis=2) * listed[:, :, None], axis=1) / float(own.shape.list_size)
+        distance = order + 20.0 * own.behaviour_weight * tf.reduce_sum(behaviours * batch["present"], axis=1)
+        return (1.0 - self.share) * mine + self.share * distance
+
+
 def scorer(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """A function of features (n, L, F) to (n, L, 1 + tasks) float32: ranking score and logits, averaged over members."""
     tf = tensorflow()

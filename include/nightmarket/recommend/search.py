@@ -34,6 +34,8 @@ SETTLED = ("learning_rate", "embedding_dim", "weight_decay", "batch_size")
 def space_of(settings: Settings, replicas: int) -> Callable[[optuna.Trial], dict[str, Any]]:
     """Draws of an optuna trial around what `settings` say; batches that the replicas can share alone."""
     dims = sorted({d for d in (settings.embedding_dim // 2, settings.embedding_dim, settings.embedding_dim * 2) if 4 <= d <= 1024})
+    if settings.transfer is not None:
+        dims = [settings.embedding_dim]  # another width could take nothing over
     batches = sorted({b for b in (settings.batch_size // 2, settings.batch_size, settings.batch_size * 2) if b and not b % replicas})
 
     def space(trial: optuna.Trial) -> dict[str, Any]:

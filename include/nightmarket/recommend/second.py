@@ -88,6 +88,8 @@ class Plan:
     learning_rate: float = 0.05
     network: bool = True
     epochs: int = 8
+    hidden: tuple[int, ...] = (96, 48)
+    """Widths of the network."""
     members: int = 4
     seed: int = 17
     least_lists: int = 60
@@ -203,6 +205,54 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1,
     return Second(weights, final, network.model if network is not None and ("network" in weights or plan.heads) else None, account)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says of lists, and how much a student heeds it."""
+
+    told: np.ndarray
+    """(n, L, 1 + tasks) float32: logits as `ranker.TaughtTask` reads them."""
+    share: float
+    temperature: float
+
+
+def taught(
+    lists: Lists, teacher: Second, plan: Plan, work: Path, share: float, temperature: float, apart: int = 1, placement: Placement | None = None,
+) -> Second:
+    """A network of `plan` that orders as `teacher` does, trees and signals included, from the lists that the teacher learnt from.
+
+    Where a signal answers alone it goes on doing so, and the network learns the behaviours. `apart`, `work`: as of `fit`.
+    """
+    logits = teacher.logits(lists.features)
+    order = teacher.score(lists.features, lists.listed, lists.scores, logits)
+    order = _odds(standard(np.where(lists.listed, order, 0.0), lists.listed), lists)
+    told = np.concatenate([order[..., None], logits[..., 1:]], axis=2).astype(np.float32)
+    network = _Network(lists, plan, work, placement, Lesson(told, share, temperature))
+    newest, earlier = lists.moment == lists.moment.max(), lists.moment <= lists.moment.max() - apart
+    if int(lists.with_hit[earlier].sum()) < plan.least_lists // 2:
+        newest = _third(len(lists), plan.seed)
+        earlier = ~newest
+    account: dict[str, Any] = {"lists": len(lists), **network.learn(earlier, newest)}
+    network.go_on()
+    learnt = teacher.account.get("chosen") == "learnt"
+    return Second({"network": 1.0} if learnt else dict(teacher.weights), network=network.model, account=account)
+
+
+def _odds(scores: np.ndarray, lists: Lists) -> np.ndarray:
+    """Standardised scores, times what makes their softmax over a list the likeliest to have foretold what was wanted."""
+    bought = (lists.labels & lists.listed)[lists.with_hit]
+    if not len(bought):
+        return scores
+    share = bought / bought.sum(axis=1, keepdims=True)
+
+    def loss(factor: float) -> float:
+        logits = np.where(lists.listed, scores * factor, -np.inf)[lists.with_hit]
+        top = logits.max(axis=1, keepdims=True)
+        total = top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+        return float(-(share * np.where(bought, logits - total, 0.0)).sum(axis=1).mean())
+
+    return scores * min(2.0 ** np.arange(-2.0, 4.25, 0.25), key=loss)
+
+
 def _one_signal(
     best: str, account: dict[str, Any], network: _Network | None, learners: np.ndarray | None = None, watchers: np.ndarray | None = None,
 ) -> Second:
@@ -297,10 +347,9 @@ def _trees_score(booster: Any, features: np.ndarray, listed: np.ndarray) -> np.n
 class _Network:
     """The ranking network of a set of lists: learnt from some of them while others watch, then on all of them."""
 
-    def __init__(self, lists: Lists, plan: Plan, work: Path, placement: Placement | None):
-        self._lists, self._plan, self._work, self._placement = lists, plan, work, placement
-        self._shape = ranker.RankerShape(lists.features.shape[-1], lists.features.shape[1], members=plan.members, architecture=plan.architecture,
-                                         sampled=plan.sampled)
+    def __init__(self, lists: Lists, plan: Plan, work: Path, placement: Placement | None, lesson: Lesson | None = None):
+        self._lists, self._plan, self._work, self._placement, self._lesson = lists, plan, work, placement, lesson
+        self._shape = ranker.RankerShape(lists.features.shape[-1], lists.features.shape[1], plan.hidden, plan.members, plan.architecture, plan.sampled)
         self._trainer: Any = None
         self._epochs = 0
 
@@ -320,7 +369,10 @@ class _Network:
         sampled = np.flatnonzero(learners)[:: max(1, int(learners.sum()) // 2000)]
         sample = lists.features[sampled][lists.listed[sampled]].astype(np.float64)
         mean, deviation = sample.mean(axis=0), sample.std(axis=0)
-        task = ranker.RankingTask(self._shape, mean.astype(np.float32), np.where(deviation < 1e-4, 1.0, deviation).astype(np.float32), seed=plan.seed)
+        task: loop.Task = ranker.RankingTask(
+            self._shape, mean.astype(np.float32), np.where(deviation < 1e-4, 1.0, deviation).astype(np.float32), seed=plan.seed)
+        if self._lesson is not None:
+            task = ranker.TaughtTask(task, self._lesson.share, self._lesson.temperature)  # type: ignore[arg-type]
         self._trainer = loop.Trainer(task, self._placement or place(), plan.batch, plan.clip_norm, plan.seed, 1e-3)
         watching = np.flatnonzero(watchers)
         held = self._examples(watching, "held", None)
@@ -340,7 +392,7 @@ class _Network:
 
     def _examples(self, places: np.ndarray, name: str, seed: int | None, step: int = 512) -> Any:
         """Examples of the lists that teach something; None where there are none."""
-        from nightmarket.learn.inputs import Examples, write_examples
+        from nightmarket.learn.inputs import Examples, Field, write_examples
 
         lists, tasks = self._lists, ranker.TASKS
         if lists.behaviours is None:
@@ -357,8 +409,12 @@ class _Network:
                 "features": lists.features[part], "labels": labels, "listed": lists.listed[part].astype(np.float32),
                 "present": np.tile(self._present, (len(part), 1)),
                 "weight": np.ones(len(part), np.float32) if lists.weight is None else lists.weight[part],
+                **({} if self._lesson is None else {"teacher": self._lesson.told[part]}),
             }, rows_per_group=128))
-        return Examples(tuple(files), ranker.input_fields(self._shape), self._plan.batch, shuffle_rows=1024, seed=seed) if files else None
+        fields = ranker.input_fields(self._shape)
+        if self._lesson is not None:
+            fields = (*fields, Field("teacher", "float32", (self._shape.list_size, ranker.OUTPUTS)))
+        return Examples(tuple(files), fields, self._plan.batch, shuffle_rows=1024, seed=seed) if files else None
 
     @property
     def _present(self) -> np.ndarray:

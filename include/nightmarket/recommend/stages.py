@@ -83,7 +83,7 @@ def held_out(user_ids: np.ndarray) -> np.ndarray:
 def task_of(past: Histories, priced: Catalogue, shape: towers.TowerShape, settings: Settings) -> towers.RetrievalTask:
     # what negatives are drawn by; a proposal that the loss corrects for, so it may be of all time
     frequency = np.concatenate([[0.0], np.bincount(past.of(PURCHASE).item, minlength=past.items)])
-    return towers.RetrievalTask(shape, towers.content_table(priced), frequency, settings.seed)
+    return towers.RetrievalTask(shape, towers.content_table(priced), frequency, settings.seed, dropout=settings.sequence_dropout)
 
 
 def trainer(task: loop.Task, settings: Settings, placement: Placement) -> loop.Trainer:
@@ -168,7 +168,8 @@ class Period:
         """(purchase days,) cross-entropy of what was bought on each day of the period; lower is better."""
         tf = tensorflow()
         found = []
-        step = tf.function(lambda batch: learner.task.losses(learner.model, batch, tf.constant(0, tf.int64)), reduce_retracing=True)
+        task = task_of(self.past, self.priced, shape_of(self.past, settings), settings)
+        step = tf.function(lambda batch: task.valid_losses(learner.model, batch), reduce_retracing=True)
         for batch in towers.examples(list(self.judge), shape_of(self.past, settings), settings.batch_size, None).batches():
             found.append(step({k: tf.constant(v) for k, v in batch.items()}).numpy()[batch[WEIGHT] > 0])
         return np.concatenate(found).astype(np.float64)

@@ -134,12 +134,33 @@ class RetrievalTask:
     """(items + 1,) how often each is a target; what negatives are drawn by."""
     seed: int
     name: str = "towers"
+    border: int = 0
+    """Tower codes above it are another shop's items, and nobody chooses between both; 0: there is one shop."""
+    dropout: float = 0.0
+    """Share of a history's events that a step does not see: what was left out differs from step to step."""
 
     def build(self) -> Any:
         return build(self.shape)
 
     def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
         """(batch,) mean softmax cross-entropy of the targets."""
+        return self.scored(model, self.thinned(batch, step), step)[0]
+
+    def valid_losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        """The same, of whole histories."""
+        return self.scored(model, batch, tensorflow().constant(0, "int64"))[0]
+
+    def thinned(self, batch: dict[str, Any], step: Any) -> dict[str, Any]:
+        """The batch with events of its histories turned into padding, drawn by seed and step."""
+        if not self.dropout:
+            return batch
+        tf = tensorflow()
+        drawn = tf.random.stateless_uniform(tf.shape(batch["kind"]), tf.stack([tf.constant(self.seed + 1, tf.int64), tf.cast(step, tf.int64)]))
+        return batch | {k: tf.where(drawn >= self.dropout, batch[k], 0) for k in ("items", "kind", "gap")}
+
+    def scored(self, model: Any, batch: dict[str, Any], step: Any) -> tuple[Any, Any]:
+        """(batch,) losses and (batch, n) logits of what the targets are told from: all items, or those drawn, corrected for how they were.
+        At the same step other towers of these items are asked about the same ones."""
         tf = tensorflow()
         item_tower, history_tower = model.get_layer("item_tower"), model.get_layer("history_tower")
         targets = batch["targets"]
@@ -164,16 +185,25 @@ class RetrievalTask:
         real = tf.cast(targets > 0, tf.float32)
         vectors32, user32 = tf.cast(vectors, tf.float32), tf.cast(user, tf.float32)
         if full:
-            logits = tf.matmul(user32, vectors32[1:], transpose_b=True)
+            logits = self._of_one_shop(tf.matmul(user32, vectors32[1:], transpose_b=True), targets, codes[1:])
             each = tf.gather(tf.nn.log_softmax(logits), tf.maximum(targets - 1, 0), batch_dims=1)
         else:
             correction = tf.math.log(chance * float(self.shape.negatives) + 1e-30)
-            negative = tf.matmul(user32, tf.gather(vectors32, drawn_index), transpose_b=True) - tf.gather(correction, drawn)[None, :]
+            logits = tf.matmul(user32, tf.gather(vectors32, drawn_index), transpose_b=True) - tf.gather(correction, drawn)[None, :]
+            logits = self._of_one_shop(logits, targets, drawn)
             hit = tf.reduce_any(targets[:, :, None] == drawn[None, None, :], axis=1)
-            negative = tf.reduce_logsumexp(tf.where(hit, -1e9, negative), axis=1, keepdims=True)
+            negative = tf.reduce_logsumexp(tf.where(hit, -1e9, logits), axis=1, keepdims=True)
             positive = tf.einsum("bd,btd->bt", user32, tf.gather(vectors32, target_index)) - tf.gather(correction, targets)
             each = positive - tf.reduce_logsumexp(tf.stack([positive, tf.broadcast_to(negative, tf.shape(positive))]), axis=0)
-        return -tf.math.divide_no_nan(tf.reduce_sum(each * real, axis=1), tf.reduce_sum(real, axis=1))
+        return -tf.math.divide_no_nan(tf.reduce_sum(each * real, axis=1), tf.reduce_sum(real, axis=1)), logits
+
+    def _of_one_shop(self, logits: Any, targets: Any, codes: Any) -> Any:
+        """`logits` (batch, n) of items with `codes` (n,), those of the shop that the targets are not of out of the question."""
+        if not self.border:
+            return logits
+        tf = tensorflow()
+        theirs = tf.reduce_max(targets, axis=1, keepdims=True) > self.border
+        return tf.where(theirs == (codes > self.border)[None, :], logits, -1e9)
 
 
 def content_table(catalogue: Catalogue) -> dict[str, np.ndarray]:
@@ -243,9 +273,9 @@ def purchase_days(events: Histories, first: float, end: float) -> tuple[Moments,
 
 def write(
     folder: Path, name: str, events: Histories, first: float, end: float, shape: TowerShape, codes: np.ndarray,
-    countries: np.ndarray, seed: int, block: int = 20_000,
+    countries: np.ndarray, seed: int, block: int = 20_000, weight: float = 1.0,
 ) -> tuple[list[Path], int]:
-    """Writes the examples of purchase days between `first` and `end` as Parquet files; (files, examples with a target)."""
+    """Writes the examples of purchase days between `first` and `end`, each of `weight`, as Parquet files; (files, examples with a target)."""
     moments, owner, item = purchase_days(events, first, end)
     rng = np.random.default_rng([seed, int(first) % 2**31, int(end) % 2**31])
     # of a basket of more than TARGETS items, the first TARGETS of a seeded order
@@ -263,7 +293,7 @@ def write(
         }
         columns["country"] = pa.array(countries[part.user].astype(np.int32))
         columns["targets"] = as_lists(targets[start : start + block])
-        columns["weight"] = pa.array((targets[start : start + block] > 0).any(axis=1).astype(np.float32))
+        columns["weight"] = pa.array((targets[start : start + block] > 0).any(axis=1).astype(np.float32) * np.float32(weight))
         files.append(write_examples(folder, f"{name}-{start // block:04d}", columns))
     return files, int((targets > 0).any(axis=1).sum())
 

@@ -17,8 +17,8 @@ import numpy as np
 from nightmarket import log as logs
 from nightmarket.learn import loop
 from nightmarket.learn.strategy import Placement
+from nightmarket.recommend import carried, ranker, search, second, stages, student, towers
 from nightmarket.recommend import lists as listing
-from nightmarket.recommend import ranker, search, second, stages, towers
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.earlier import Earlier, pairs_at
 from nightmarket.recommend.histories import CART, DAY, PURCHASE, VIEW, Histories
@@ -57,6 +57,8 @@ class Trained:
     second: Second
     options: Options
     account: dict[str, Any]
+    student: Trained | None = None
+    """A smaller one that it taught."""
 
 
 def groups_of(events: Histories) -> Groups:
@@ -115,9 +117,11 @@ def sample_users(past: Histories, future: Histories, seed: int, limit: int) -> t
 
 def train(
     past: Histories, catalogue: Catalogue, cut: float, settings: Settings, work: Path, placement: Placement, searched: Mapping[str, Any] | None = None,
+    source: carried.Source | None = None,
 ) -> Trained:
     """Learns everything. `past` ends at `cut` and its vocabulary has items with events only. `searched`: the account of an earlier
-    search for settings (`search.settle`), whose winner is taken instead of searching again. Raises TooLittle."""
+    search for settings (`search.settle`), whose winner is taken instead of searching again. `source`: what `settings.transfer` may begin
+    with. Raises TooLittle."""
     if past.items < 2:
         raise TooLittle(f"{past.items} item(s) before the holdout; there is nothing to choose between. Deliver more items")
     bought = past.of(PURCHASE)
@@ -151,6 +155,12 @@ def train(
         account["search"] = dict(searched) if searched is not None else _search(past, catalogue, groups, first, cuts, settings, work, placement)
         chosen = settings.model_copy(update=account["search"]["settings"])
     shape, codes = stages.shape_of(past, chosen), stages.codes_of(past)
+    way: carried.Way = "scratch"
+    if source is not None:
+        account["transfer"] = carried.settle(
+            source, lambda: next(iter(_periods(past, catalogue, groups, first, cuts, chosen, work / "transfer", 1)), None), chosen, placement,
+            work / "transfer", cut)
+        way = account["transfer"]["way"]
     trainer = stages.trainer(stages.task_of(past, priced, shape, chosen), chosen, placement)
     current = Towers(trainer.model, shape, stages.names_of(past))
     parts: list[Lists] = []
@@ -158,7 +168,11 @@ def train(
     begin = first
     for n, moment in enumerate([*cuts, cut]):
         with logs.stage(_LOG, "towers_trained", stage=n + 1, of=len(cuts) + 1) as said:
-            history = stages.stage(trainer, past, shape, begin, moment, n, chosen, work)
+            if n == 0 and source is not None and way != "scratch":
+                files, kept_out = stages.first_files(past, begin, moment, shape, chosen, work / "towers-0")
+                history = carried.begin(way, source, trainer, past, priced, files, kept_out, cut, chosen, placement, work / "towers-0") if files else []
+            else:
+                history = stages.stage(trainer, past, shape, begin, moment, n, chosen, work)
             said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None}
             account[f"towers_{n}"] = history[-1] if history else {}
         begin = moment
@@ -172,26 +186,38 @@ def train(
     made = Lists.together(parts)
     del parts
     account["lists"] = len(made)
+    plan = second.Plan(epochs=min(RANKER_EPOCHS, settings.epochs), seed=settings.seed, heads=present, architecture=settings.heads,
+                       network_rate=settings.learning_rate, clip_norm=settings.clip_norm)
     with logs.stage(_LOG, "second_stage_trained") as said:
-        found = second.fit(made, second.Plan(
-            epochs=min(RANKER_EPOCHS, settings.epochs), seed=settings.seed, heads=present, architecture=settings.heads, network_rate=settings.learning_rate,
-            clip_norm=settings.clip_norm), work / "second", "own", _STEPS, placement)
+        found = second.fit(made, plan, work / "second", "own", _STEPS, placement)
         said |= {k: v for k, v in found.account.items() if k not in ("signals", "thresholds")}
-    return Trained(current, found, options, account | {"second": found.account})
+    pupil = None
+    if settings.student is not None:
+        narrow, judge, told = student.teach(current, found, made, plan, past, priced, first, cut, chosen, work / "student", _STEPS, placement)
+        pupil = Trained(narrow, judge, options, account | {"second": judge.account, "taught": told})
+        account["student"] = told
+    return Trained(current, found, options, account | {"second": found.account}, pupil)
 
 
 def _search(
     past: Histories, catalogue: Catalogue, groups: Groups, first: float, cuts: list[float], settings: Settings, work: Path, placement: Placement,
 ) -> dict[str, Any]:
     """The account of a search for the towers' settings; shop.yaml's own where no period can be judged on."""
+    periods = _periods(past, catalogue, groups, first, cuts, settings, work, search.PERIODS)
+    if not periods:
+        return {"settings": {}, "run": 0, "trials": [], "why": "no period before the holdout has purchase days to judge on"}
+    return search.settle(periods, settings, work, placement)
+
+
+def _periods(
+    past: Histories, catalogue: Catalogue, groups: Groups, first: float, cuts: list[float], settings: Settings, work: Path, wanted: int,
+) -> list[stages.Period]:
+    """At most `wanted` windows before the holdout that can be judged on, the newest of them, with what was charged before each."""
     def priced(moment: float) -> Catalogue:
         seen = Signals(pairs_at(past, moment, PURCHASE), catalogue, groups, Options(seed=settings.seed))
         return catalogue.with_prices(np.exp(seen.log_price).astype(np.float32))
 
-    periods = search.periods_of(past, priced, first, cuts, settings, work)
-    if not periods:
-        return {"settings": {}, "run": 0, "trials": [], "why": "no period before the holdout has purchase days to judge on"}
-    return search.settle(periods, settings, work, placement)
+    return search.periods_of(past, priced, first, cuts, settings, work, wanted)
 
 
 @dataclass(frozen=True)
@@ -219,11 +245,14 @@ def warm_start(past: Histories, catalogue: Catalogue, cut: float, settings: Sett
     """
     settled = {"search": before.account["search"]} if settings.search is not None and "search" in before.account else {}
     chosen = settings.model_copy(update=settled.get("search", {}).get("settings", {}))
+    if settings.student is not None and "taught" in before.account:  # a student goes on as what it is
+        settled["taught"] = before.account["taught"]
+        chosen = chosen.model_copy(update={"embedding_dim": settings.student.embedding_dim})
     names, shape = stages.names_of(past), stages.shape_of(past, chosen)
     old = before.towers.shape
     if (old.dim, old.history, before.candidates) != (shape.dim, shape.history, settings.candidates):
         raise CannotStartWarm(f"the earlier model has dim {old.dim}, history {old.history} and {before.candidates} candidates; "
-                              f"shop.yaml says {shape.dim}, {shape.history} and {settings.candidates}")
+                              f"this night wants {shape.dim}, {shape.history} and {settings.candidates}")
     if before.cut > cut:
         raise CannotStartWarm("the earlier model has seen days after this night's cut")
     absent = [t for n, t in zip((VIEW, CART, PURCHASE), ranker.TASKS, strict=True) if not (past.kind == n).any()]

@@ -2,6 +2,8 @@
 
     <work>/models/<model name>/<run date>/
         model/            what the trained model saved
+        student/          a smaller one that it taught, where one was asked for
+        compressed/       what stands in for it, where the evaluation found that something smaller may
         evaluation/       evaluation.json and pictures, once judged
         candidate.json    written last: recipe, inputs, holdout, account of training
 
@@ -74,7 +76,7 @@ def folder_of(settings: Settings, run_date: date, kind: Kind = RECOMMENDER) -> P
 
 
 def saved_in(folder: Path) -> Path:
-    """What of a candidate is registered: its compressed model where the evaluation let one stand in for it, else the model."""
+    """What of a candidate is registered: what the evaluation let stand in for it, its compressed model or its student, else the model."""
     return folder / "compressed" if (folder / "compressed").is_dir() else folder / "model"
 
 

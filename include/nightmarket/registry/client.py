@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -440,6 +440,18 @@ class Registry:
             # not mlflow.set_tracking_uri: it writes the environment, and the next settings of this process would read it
             self._made = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         return self._made
+
+
+def fetched(settings: Settings, source: str, registry: str | None = None) -> Path:
+    """Folder, on this machine, of a model that any shop registered: `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the MLflow at `registry`, the
+    shop's own where it is None. Raises RegistryError."""
+    found = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", source)
+    if found is None:
+        raise RegistryError(f"{source} is no model of a registry; write models:/NAME@ALIAS or models:/NAME/VERSION")
+    there = Registry(replace(settings, mlflow_uri=registry or settings.mlflow_uri))
+    there.model, alias, version = found.groups()
+    with there._reached() as client:
+        return there._local(client, str(client.get_model_version_by_alias(there.model, alias).version if alias else version))
 
 
 def prepare(uri: str) -> None:
