@@ -303,6 +303,7 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
         out["last_year"] = _back(seasonal.last_year(z, lag, every, horizon), positive, size)
     if panel.freq == "W":
         out["mean"] = _year_mean(masked, SEASON["W"], every, horizon)
+        out["median"] = _year_median(masked, SEASON["W"], every, horizon)
     if found.rare.any():
         rows = np.flatnonzero(found.rare)
         for name, method in (("croston_sba", intermittent.croston_sba), ("tsb", intermittent.tsb), ("adida", intermittent.adida)):
@@ -351,6 +352,19 @@ def _year_mean(masked: np.ndarray, width: int, every: np.ndarray, horizon: int) 
     sums = [np.concatenate([np.zeros((len(masked), 1)), np.cumsum(v, axis=1)], axis=1) for v in (np.nan_to_num(masked), np.isfinite(masked).astype(float))]
     total, count = ((t[:, every] - t[:, np.maximum(every - width, 0)]).T for t in sums)
     return np.repeat(np.where(count > 0, total / np.maximum(count, 1), np.nan)[:, :, None], horizon, axis=2)
+
+
+def _year_median(masked: np.ndarray, width: int, every: np.ndarray, horizon: int) -> np.ndarray:
+    """(every, n, H) median of what is known of the last `width` periods; NaN where nothing is."""
+    rows = np.arange(len(masked))
+    out = np.full((len(every), len(masked)), np.nan)
+    for i, o in enumerate(every):
+        held = np.sort(masked[:, max(o - width, 0) : o], axis=1)  # unknown ones last
+        count = np.isfinite(held).sum(axis=1)
+        if held.shape[1]:
+            out[i] = (held[rows, np.maximum(count - 1, 0) // 2] + held[rows, np.minimum(count // 2, held.shape[1] - 1)]) / 2
+            out[i][count == 0] = np.nan
+    return np.repeat(out[:, :, None], horizon, axis=2)
 
 
 def _naive(panel: Panel, masked: np.ndarray, every: np.ndarray) -> np.ndarray:
