@@ -106,7 +106,7 @@ def _fit(night: Night, tree: Family, folder: Path, read: tuple[Input, ...], aske
     seconds = round(time.monotonic() - started, 1)
     training: dict[str, Any] = {
         "why": why, "series": tree.panel.size, "borrowing": len(tree.small.ids), "days": tree.panel.length, "budget": rules.budget,
-        "weights": _usual(model.learnt()), "quarantined": {str(q.series_id): q.reason for q in model.quarantined},
+        "diagnosis": model.diagnosed(), "weights": _usual(model.learnt()), "quarantined": {str(q.series_id): q.reason for q in model.quarantined},
         "seconds_per_series": round(seconds / tree.panel.size, 4),
     }
     _publish(night, folder, read, asked, training, model.save, seconds)

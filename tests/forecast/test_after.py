@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from nightmarket.forecast import adjusting, explaining, gate, pictures, reordering
+from nightmarket.forecast.fitted import Fitted, Piece
 from nightmarket.forecast.forecaster import Forecast, forecast
 from nightmarket.forecast.series import Panel, read_panel
 from tests.forecast.test_forecaster import shop, table
@@ -18,6 +21,13 @@ from tests.forecast.test_forecaster import shop, table
 def made() -> tuple[Panel, Forecast]:
     panel, _ = read_panel(table(shop(12, 160)), "D", 14)
     return panel, forecast(panel, budget="fast")
+
+
+def test_a_fitted_forecaster_counts_what_its_series_are(made: tuple[Panel, Forecast]) -> None:
+    panel, f = made
+    found = replace(f.diagnosis, kind=("smooth",) * 11 + ("lumpy",), breaks=np.r_[0, 40, [-1] * 10], outliers=np.r_[[0] * 11, 3])
+    model = Fitted(date(2024, 6, 30), 14, (80, 95), "fast", 17, (Piece(panel.ids, replace(f, diagnosis=found)),), ())
+    assert model.diagnosed() == {"lumpy": 1, "smooth": 11, "with a break": 2, "with outliers": 1}
 
 
 def test_adjusting_moves_to_what_came_and_widens_after_misses(made: tuple[Panel, Forecast]) -> None:

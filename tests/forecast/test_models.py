@@ -96,6 +96,12 @@ def test_stl_puts_the_season_back_as_statsmodels_does() -> None:
     assert np.allclose(before[0, 0], made[0, 0])  # what came later is not looked at
 
 
+def test_the_median_of_a_year_is_of_what_is_known() -> None:
+    y = np.array([[1.0, 5.0, 2.0, np.nan, 9.0], [np.nan] * 5, [3.0, 3.0, 4.0, 8.0, 1.0]])
+    made = forecaster._year_median(y, 4, np.array([0, 1, 3, 5]), 2)[:, :, 1]
+    assert np.array_equal(made, [[np.nan] * 3, [1.0, np.nan, 3.0], [2.0, np.nan, 3.0], [5.0, np.nan, 3.5]], equal_nan=True)
+
+
 def test_the_seasonal_naive_goes_back_to_the_newest_known_value_of_its_season() -> None:
     y = np.arange(21.0)[None].copy()
     y[0, 18] = np.nan  # five days before the end: the week before stands in

@@ -81,6 +81,7 @@ def test_the_first_night_fits_judges_and_promotes(chain: Settings) -> None:
     made, told = candidate(chain, 0), json.loads((candidates.folder_of(chain, night_of(0), FORECASTER) / "evaluation" / "evaluation.json").read_text())
     assert made.training["why"] == "no champion" and made.training["series"] == 12 and made.training["borrowing"] == 6
     assert sum(made.training["weights"].values()) == pytest.approx(1.0, abs=0.01)
+    assert sum(count for name, count in made.training["diagnosis"].items() if not name.startswith("with ")) == 12
     models = {n: m["slices"]["all"] for n, m in told["models"].items()}
     assert set(models) == {"challenger", "seasonal_naive", "smoothing", "equal_weights"}
     assert models["seasonal_naive"]["skill"]["value"] == pytest.approx(0.0)

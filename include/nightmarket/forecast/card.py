@@ -23,6 +23,7 @@ def card(shop: str, candidate: Candidate, evaluation: Mapping[str, Any], metric:
         f"- Learnt from sales before {candidate.cut}; recipe `{candidate.recipe}`, code `{candidate.code}`, seed {candidate.seed}.",
         f"- {told.get('series', '?')} series over {told.get('days', '?')} days; {told.get('borrowing', '?')} items borrow from their category. "
         f"Why tonight: {told.get('why', 'kept')}.",
+        *([f"- Diagnosis: {', '.join(f'{name} {count}' for name, count in told['diagnosis'].items())} series."] if told.get("diagnosis") else []),
         f"- Judged from {holdout['cut']} to {holdout['end']} on {holdout['series']} series. Holdout `{holdout['digest']}`.",
         *(f"- {i.name}: {i.rows if i.rows is not None else '?'} rows, `{i.digest}`" for i in candidate.inputs), "",
         "## Quality beside the champion and the baselines", "",

@@ -8,6 +8,7 @@ and backtest errors from which it is adjusted, reconciled, ordered from, and, wh
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
@@ -114,6 +115,13 @@ class Fitted:
                 row[at] = weight
                 rows[i] = row
         return Weights(names, rows)
+
+    def diagnosed(self) -> dict[str, int]:
+        """How many series are of each kind, have a lasting change of level, and have outliers."""
+        found = [p.made.diagnosis for p in self.pieces]
+        kinds = Counter(kind for d in found for kind in d.kind)
+        return {**dict(sorted(kinds.items())), "with a break": sum(int((d.breaks >= 0).sum()) for d in found),
+                "with outliers": sum(int((d.outliers > 0).sum()) for d in found)}
 
 
 def fit(tree: Family, rules: Forecasting, parts: Iterable[spread.Part]) -> Fitted:
