@@ -99,6 +99,18 @@ def test_the_seasonal_naive_is_only_weighed_where_nothing_else_is() -> None:
     assert np.allclose(made.sum(axis=1), 1.0) and made[0, 0] == 0.0 and made[1, 0] == 1.0
 
 
+@pytest.mark.parametrize(("apart", "least", "most"), [(1, 0.17, 0.25), (30, 0.0, 0.05)])
+def test_weights_from_few_periods_stay_near_equal_ones(apart: int, least: float, most: float) -> None:
+    rng = np.random.default_rng(0)
+    actual = np.full((4, 2, 3), np.nan)
+    actual[:-1] = rng.normal(10, 1, (3, 2, 3))
+    forecasts = np.stack([np.nan_to_num(actual, nan=10.0), np.full((4, 2, 3), 20.0)])  # one knows, one is far off
+    test = Backtest(10 + apart * np.arange(4), ("smoothing", "mean"), forecasts, actual, np.zeros((4, 2, 3), bool), np.ones(2), np.ones(2))
+    made = combining.weights(test, np.zeros(2, bool))
+    # origins span 5 periods: 0.4 * (1 - 5 / 40) / 2 = 0.175 of equal weights; or 63
+    assert np.allclose(made.sum(axis=1), 1.0) and (made[:, 1] >= least).all() and (made[:, 1] <= most).all()
+
+
 def test_weights_sum_to_one_and_the_combination_beats_the_naive(made: tuple[Panel, Forecast]) -> None:
     _, f = made
     assert np.allclose(f.weights.sum(axis=1), 1.0) and (f.weights >= 0).all()

@@ -21,6 +21,8 @@ _ROWS = 100_000  # residuals that weights are learnt from
 _FAR = 50.0  # scaled values are cut here: one wild day does not decide
 _GROUP = 8.0  # series that the weights of all are worth to a group
 _TILT = 3.0  # how much a relative error of a series of its own counts
+_PERIODS = 40.0  # that backtests must span for all of that; errors of fewer say little of what comes
+_EQUAL = 0.4  # part of equal weights where they span next to none
 
 
 def sequential(paths: np.ndarray, y: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
@@ -61,9 +63,9 @@ def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
     every other candidate contains and smooths, none where there is another.
 
     They are learnt for all series, for those that sell rarely (`rare`, (n,) bool) and the others, and tilted by each series' own
-    errors: each step is drawn towards the one before, the first towards equal weights.
+    errors: each step is drawn towards the one before, the first towards equal weights; so is the result where backtests span few periods.
     """
-    c, o, n, _ = test.forecasts.shape
+    c, o, n, horizon = test.forecasts.shape
     there = np.isfinite(test.forecasts[:, -1]).all(axis=-1).T  # (n, c)
     if o < 2:
         # nothing to judge by: the simplest that applies to the series, smoothing before naive
@@ -100,9 +102,11 @@ def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
     best = np.min(np.where(np.isfinite(loss), loss, np.inf), axis=1, keepdims=True)
     good = np.isfinite(best) & (best > 0)
     relative = np.where(np.isfinite(loss) & good, loss / np.where(good, best, 1.0), 1.0)
-    out = out * np.exp(-_TILT * (relative - 1.0)) * there
-    total = out.sum(axis=1, keepdims=True)
-    return np.where(total > 0, out / np.where(total > 0, total, 1.0), np.eye(c)[0][None, :])
+    few = max(0.0, 1.0 - float(test.origins[-2] - test.origins[0] + horizon) / _PERIODS)
+    out = out * np.exp(-_TILT * (1.0 - few) * (relative - 1.0)) * there
+    total, count = (v.sum(axis=1, keepdims=True) for v in (out, there))
+    out = (1.0 - _EQUAL * few) * out / np.where(total > 0, total, 1.0) + _EQUAL * few * there / np.maximum(count, 1)
+    return np.where(total > 0, out, np.eye(c)[0][None, :])
 
 
 def _pooled(f: np.ndarray, actual: np.ndarray, use: np.ndarray, root: np.ndarray, rounds: int = 200) -> np.ndarray:
