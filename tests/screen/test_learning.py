@@ -85,6 +85,24 @@ def test_thinned_negatives_stand_for_the_rest() -> None:
     assert (label[index] == 1).sum() == 30 and weight.sum() == pytest.approx(1000) and (np.diff(index) > 0).all()
 
 
+def test_negatives_that_look_bad_are_kept_and_all_stand_for_the_rest() -> None:
+    label = (np.arange(20_000) < 30).astype(float)
+    looks = np.where(np.arange(20_000) % 100 == 7, 2.0, -6.0)
+    index, weight = learners.telling(label, looks, 1000, 1)
+    kept = np.isin(np.arange(20_000), index)
+    assert kept[:30].all() and (weight[index < 30] == 1).all() and len(index) == pytest.approx(1030, abs=100)
+    # 200 rows look bad; 500 places go to them before all others, for these look like positives 356 times less
+    assert kept[(looks > 0) & (label == 0)].all() and weight.sum() == pytest.approx(20_000, rel=0.1)
+    assert learners.telling(label, looks, 19_970, 1)[1].tolist() == [1.0] * 20_000
+
+
+def test_a_table_with_more_good_rows_than_are_learned_from(world: pd.DataFrame, honest: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    truth, score, _ = honest
+    _, fewer, probability = scored(world, replace(QUICK, negatives=1500))
+    assert average_precision_score(truth, fewer) > average_precision_score(truth, score) - 0.05
+    assert expected_calibration_error(probability, truth) < 0.03
+
+
 def test_folds_are_stretches_of_time_with_both_classes() -> None:
     rng = np.random.default_rng(0)
     times, label = np.sort(rng.integers(0, 10**6, 500)), (rng.random(500) < 0.2).astype(float)

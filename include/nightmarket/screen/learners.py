@@ -118,6 +118,26 @@ def thinned(label: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.nda
     return index, np.where(label[index] == 1, 1.0, len(negatives) / most)
 
 
+def telling(label: np.ndarray, log_odds: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices, weights) of all positives and of about `most` negatives, which stand for the rest by their weight.
+
+    Half of them are kept by chance alike, the others the likelier the more they look like positives to a first model's `log_odds`
+    (n,): where the classes are told apart easily, most negatives say nothing (local case-control sampling; Fithian and Hastie, 2014).
+    """
+    negatives = np.flatnonzero(label == 0)
+    if len(negatives) <= most:
+        return np.arange(len(label)), np.ones(len(label))
+    looks = 1 / (1 + np.exp(-np.clip(log_odds[negatives], -30, 30)))
+    even, low, high = most / 2 / len(negatives), 0.0, float(1 / looks.min())
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if np.minimum(even + middle * looks, 1).sum() > most else (middle, high)
+    chance = np.ones(len(label))
+    chance[negatives] = np.minimum(even + low * looks, 1)
+    index = np.flatnonzero(np.random.default_rng(seed).random(len(label)) < chance)
+    return index, 1 / chance[index]
+
+
 def folds_of(times: np.ndarray, label: np.ndarray, count: int, seed: int) -> np.ndarray:
     """(n,) fold of each row: stretches of time with equally many positives, so that a fold's neighbours in time are in it too.
 

@@ -344,8 +344,7 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
     label = rows.label[known]
     index, weight = learners.thinned(label, options.negatives, options.seed)
     learned = known[index]
-    y = rows.label[learned]
-    fit = _Fitting(rows, learned, y, weight, learners.folds_of(rows.times[learned], y, options.folds, options.seed), options)
+    fit = _Fitting.of(rows, learned, weight, options)
     made: dict[str, Any] = {}
     held: dict[str, np.ndarray] = {}
     for column in rows.texts:
@@ -353,25 +352,34 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
     A = X[learned]
     settings = fit.settings(A)
     made["trees"], held["trees"] = fit.trees(A, settings, 1)
-    doubt = weight * learners.trust(y, held["trees"])
     if len(learned) <= _FEW_ROWS and X.shape[1]:
         made["linear"], held["linear"] = fit.linear(A)
     blind = np.flatnonzero([features.kind(n) not in features.LABEL_KINDS for n in names])
     apart: dict[str, np.ndarray] = {}
+    parts, doubt = held, weight * learners.trust(fit.y, held["trees"])
     if recipe.entities:
         if len(blind) < len(names):
             made["behaviour"], apart["behaviour"] = fit.trees(A[:, blind], settings, 1)
-        more = second_features(rows, recipe, X, made, blind, learned[:0], Held(learned, held | apart), {})
-        A = np.hstack([A, more.array()[learned]])
+        # the first pass can be asked about good rows that it left out: the second learns from those of all that look bad
+        left = np.setdiff1d(np.arange(len(known)), index)
+        said = {n: _joined(index, held[n], left, _asked(made[n], n, rows, X, known[left])) for n in held}
+        more = second_features(rows, recipe, X, made, blind, known[left], Held(learned, held | apart), {"trees": said["trees"][left]})
+        trusted = learners.trust(label, said["trees"])
+        index, weight = learners.telling(label, said["trees"], options.negatives, options.seed)
+        again, doubt = known[index], weight * trusted[index]
+        fit = _Fitting.of(rows, again, weight, options)
+        A = np.hstack([X[again], more.array()[again]])
         settings = fit.settings(A)
-        made["second"], held["second"] = replace(fit, weight=doubt).trees(A, settings, options.seeds)
-    prior = float(np.average(y, weights=weight))
+        parts = {n: v[index] for n, v in said.items()}
+        made["second"], parts["second"] = replace(fit, weight=doubt).trees(A, settings, options.seeds)
+    y = fit.y
+    prior = float(label.mean())
     prior = float(np.log(prior / (1 - prior)))
     # readers are balanced and say 0 at even odds; trees and lines say the base rate's log-odds where they know nothing
-    at_rest = {n: 0.0 if n.startswith("text ") else prior for n in held}
+    at_rest = {n: 0.0 if n.startswith("text ") else prior for n in parts}
     anchor = prior if rows.texts and (y == 1).sum() < _ANCHORED else None
-    stack = calibration.fit_stack(held, y, weight, at_rest, anchor)
-    sum_ = stack.log_odds(held)
+    stack = calibration.fit_stack(parts, y, weight, at_rest, anchor)
+    sum_ = stack.log_odds(parts)
     curve = calibration.SAME if anchor is not None else calibration.fit_calibration(sum_, y, weight)
     days = max(float(np.ptp(rows.times[learned])) / DAY, 1.0)
     thresholds = decisions.by_cost(options.costs, curve.probability(sum_), weight, days)
@@ -385,6 +393,19 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
     return model, Held(learned, held | apart)
 
 
+def _asked(learner: Any, name: str, rows: Rows, X: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """(k,) log-odds that a learner gives the rows `index`."""
+    if not len(index):
+        return np.zeros(0)
+    return np.asarray(learner.log_odds([rows.texts[name.removeprefix("text ")][i] for i in index] if name.startswith("text ") else X[index]))
+
+
+def _joined(one: np.ndarray, values: np.ndarray, other: np.ndarray, others: np.ndarray) -> np.ndarray:
+    made = np.empty(len(one) + len(other))
+    made[one], made[other] = values, others
+    return made
+
+
 @dataclass(frozen=True)
 class _Fitting:
     """Rows to learn from; A below is (learned, f). What is fitted comes with its log-odds of rows it has not seen."""
@@ -395,6 +416,11 @@ class _Fitting:
     weight: np.ndarray
     folds: np.ndarray
     options: Options
+
+    @classmethod
+    def of(cls, rows: Rows, learned: np.ndarray, weight: np.ndarray, options: Options) -> _Fitting:
+        y = rows.label[learned]
+        return cls(rows, learned, y, weight, learners.folds_of(rows.times[learned], y, options.folds, options.seed), options)
 
     def settings(self, A: np.ndarray) -> learners.TreeSettings:
         """Size and number of the trees: tried on the newest fold by those of the others."""
