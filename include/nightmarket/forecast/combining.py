@@ -88,12 +88,13 @@ def weights(test: Backtest, rare: np.ndarray) -> np.ndarray:
     x = np.where(given, f, stand_in[None]) / scaled[None]
     use = np.isfinite(actual) & ~test.shut[:-1] & given.any(axis=0)
     t = np.nan_to_num(actual / scaled)
-    everyone = 0.9 * _pooled(x, t, use, test.root) + 0.1 / c
+    pooled = _pooled(x, t, use, test.root)
+    everyone = 0.9 * pooled + 0.1 / c
     out = np.empty((n, c))
     for group in (rare, ~rare):
         rows = np.flatnonzero(group)
         if len(rows):
-            mine = _pooled(x[:, :, rows], t[:, rows], use[:, rows], test.root[rows])
+            mine = pooled if len(rows) == n else _pooled(x[:, :, rows], t[:, rows], use[:, rows], test.root[rows])
             trust = len(rows) / (len(rows) + _GROUP)
             out[rows] = trust * mine + (1 - trust) * everyone
     off = np.where(use[None], np.abs(x - t[None]), np.nan)
