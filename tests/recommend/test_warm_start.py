@@ -85,7 +85,7 @@ def test_an_item_born_after_the_cut_is_admitted_and_older_days_are_learnt_again(
     write = training.towers.write
 
     def watched(folder: Path, name: str, events: Any, first: float, end: float, *more: Any, **options: Any) -> Any:
-        _, new = write(tmp_path / "new", name, events, before.cut, end, *more, **options)
+        _, new = write(tmp_path / "new", name, events, synthetic.moment(70).timestamp(), end, *more, **options)
         files, examples = write(folder, name, events, first, end, *more, **options)
         lessons.append((first, end, examples, new))
         return files, examples
