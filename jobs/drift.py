@@ -21,7 +21,7 @@ from nightmarket.lake import Manifest, code_version
 from nightmarket.quality.verdict import require_passed
 
 log = logs.logger("drift")
-SECTIONS = ("drift", "retraining", "model")
+SECTIONS = ("drift", "retraining", "model", "screening")
 
 
 def run(night: Night) -> list[Manifest]:

@@ -29,7 +29,7 @@ from nightmarket.command import Night, UsageError
 from nightmarket.contracts import DRIFT, EVENTS, QUALITY, RETRAINING
 from nightmarket.lake import Input, Lake, Manifest, code_version, recipe
 from nightmarket.quality.verdict import passed_nights
-from nightmarket.registry.kinds import KINDS, Kind
+from nightmarket.registry.kinds import KINDS, Kind, concerned
 from nightmarket.steps import step
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def trained_on(night: Night, kind: Kind) -> list[Input]:
 
 def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
     """All that the decision about one kind rests on. Raises RegistryError."""
+    from nightmarket.monitor.drift import CONTRADICTED
     from nightmarket.monitor.retraining import Evidence, Live
     from nightmarket.registry.client import Registry
 
@@ -144,7 +145,8 @@ def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
         champion=champion.version if champion else None,
         compatible=champion is None or champion.tags.get("settings") == wanted,
         warm=bool(getattr(training, "WARM", False)),
-        drifted=tuple(notes.get("drifted", ())),
+        # labels that contradict a screener that was right are a person's matter first: it would learn them
+        drifted=tuple(d for d in notes.get("drifted", ()) if kind in concerned(d) and d != CONTRADICTED),
         live=Live(**notes["live"]) if notes.get("live") and kind.id == "recommender" else None,
         due=_due(night, kind, champion),
         age_days=(night.run_date - anew).days if anew else None,

@@ -1,6 +1,6 @@
 """Do what shop.yaml `responses` says about the night's alerts, and see whether earlier responses helped.
 
-Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, quality.hit_rate, quality.live), from what the publication before noted
+Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, drift.screening_decisions, quality.hit_rate, quality.labels, quality.live), from what the publication before noted
 (quality.forecaster: errors beyond its backtests'; quality.screener: fewer of its alerts are bad ones) and the data gate's verdict
 (gate.refused); the newest night has what Alertmanager posted to `jobs.serve` and still fires (prometheus.<alert>) too; more may be named
 with `--alert NAME=CAUSE`. A response orders a retraining, takes the version that was measured out of service, with its online updates, stops
@@ -31,7 +31,7 @@ from nightmarket.monitor import orders, switches
 from nightmarket.monitor.inbox import firing
 from nightmarket.monitor.responses import Alert, Entry, Intent, Log, Suspect, decide, due, suspect
 from nightmarket.registry import kinds
-from nightmarket.registry.kinds import KINDS, RECOMMENDER, Kind
+from nightmarket.registry.kinds import KINDS, RECOMMENDER, SCREENER, Kind
 from nightmarket.registry.ledger import Ledger, LedgerError
 from nightmarket.shop import Settings
 
@@ -100,6 +100,7 @@ def alerts_of(settings: Settings, lake: Lake, night: date) -> list[Alert]:
     if watched is not None:
         versions = watched.notes.get("versions", {})
         measured |= {name: (RECOMMENDER.id, versions.get(name)) for name in ("drift.recommendations", "quality.hit_rate", "quality.live")}
+        measured |= dict.fromkeys(("drift.screening_decisions", "quality.labels"), (SCREENER.id, None))
         for row in lake.at(DRIFT, night).arrow().to_pylist():
             if row["drifted"]:
                 name = row["feature"] if row["kind"] == "concept" else f"drift.{row['feature'].split('.')[0]}"

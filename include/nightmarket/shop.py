@@ -330,6 +330,7 @@ class Drift(_Frozen):
     share: float = Field(default=0.7, gt=0, lt=1, description="The same of one category's share among all: 1 is one that vanished.")
     price: float = Field(default=0.05, gt=0, description="Share by which prices as a whole must move to count.")
     minimum_rows: int = Field(default=30, ge=5, description="Independent rows on either side; fewer are not judged.")
+    contradiction: float = Field(default=0.5, gt=0, lt=1, description="Mean distance of a night's labels from the probabilities that they were expected with, from which they count as turned round.")
 
 
 class Retraining(_Frozen):

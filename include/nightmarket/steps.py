@@ -98,7 +98,7 @@ STEPS: tuple[Step, ...] = (
          (SCREENING_DECISIONS, SCREENING_EVALUATION), timeout_minutes=15),
     Step("propose", "Propose what blocked cases share for the blocklist.", (SCREENING_DECISIONS, SCREENING_FEATURES), timeout_minutes=10),
     Step("enter", "Enter what was approved into the blocklist; nothing where nobody answered.", timeout_minutes=10),
-    Step("drift", "Compare the night's data, publications and labels with the nights before.", (EVENTS, ORDERS, REVIEWS, ITEMS), (DRIFT,),
+    Step("drift", "Compare the night's data, publications and labels with the nights before.", (EVENTS, ORDERS, REVIEWS, ITEMS, SCREENING_DECISIONS), (DRIFT,),
          timeout_minutes=30),
     Step("plan_retraining", "Decide for every kind of model whether it is trained tonight, and how.", (QUALITY, DRIFT), (RETRAINING,),
          timeout_minutes=10),

@@ -158,6 +158,9 @@ def test_drift_age_and_live_quality_are_gathered(shop: Shop) -> None:
     drifted(shop, 1, "events.country")
     shop.plan(1)
     assert (shop.planned(1)["action"], shop.planned(1)["why"]) == ("fine_tune", "drifted: events.country")
+    drifted(shop, 1, "quality.labels", "screening_decisions.order")
+    assert shop.plan(1) == 0
+    assert shop.planned(1)["action"] == "skip", "the screener's drift is not the recommender's, and labels that contradict train nobody"
     drifted(shop, 1, live={"metric": "ndcg@10", "value": 0.1, "low": 0.08, "high": 0.12, "promise": 0.3, "users": 90})
     shop.plan(1)
     assert shop.planned(1)["action"] == "retrain" and "promised were 0.3000" in shop.planned(1)["why"]

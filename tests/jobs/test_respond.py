@@ -94,6 +94,16 @@ def test_drift_orders_a_retraining_for_tonights_plan(shop: Shop) -> None:
     assert shop.respond(1) == 0 and shop.log == before, "again changes nothing"
 
 
+def test_a_drift_of_screening_is_the_screeners_alone(shop: Shop) -> None:
+    """Labels that contradict it are told, and by these rules nothing is done about them: a screener that learns them would be wrong."""
+    shop.drifted(4, "screening_decisions.order", "quality.labels")
+    assert shop.respond(4) == 0
+    assert [k.id for k in KINDS if orders.pending(shop.settings, shop.lake, k.id, D(4)) is not None] == ["screener"]
+    assert shop.log[-1] == ("responded", "drift.screening_decisions", "retrain", "ordered to be made anew: screener")
+    told = {a.name: a.model for a in respond.alerts_of(shop.settings, shop.lake, D(4))}
+    assert told == {"drift.screening_decisions": "screener", "quality.labels": "screener"}
+
+
 def test_a_response_that_helped_and_one_that_did_not(shop: Shop) -> None:
     shop.drifted(1, "events.country")
     shop.respond(1)

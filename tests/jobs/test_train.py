@@ -9,21 +9,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jobs import train
+from nightmarket import log as logs
 from nightmarket.command import Night
 from nightmarket.contracts import FEATURES, ITEMS
 from nightmarket.lake import Lake
 from nightmarket.registry.candidate import Candidate, folder_of
 from nightmarket.shop import Settings, child_environment
-from tests.jobs.learning import NIGHT, argv, put, shop
+from tests.jobs.learning import MODEL, NIGHT, argv, put, shop
 from tests.recommend import synthetic
 from tests.recommend.synthetic import moment
 
@@ -111,6 +114,51 @@ def test_the_candidate_says_all_about_itself_and_is_not_made_twice(make_settings
     again = Candidate.read(folder)
     assert again is not None and again.recipe != made.recipe
     assert all(np.array_equal(a, b) for a, b in zip(first, _weights(folder), strict=True))
+
+
+class _Ranks:
+    """Shows everybody the same items in the same order."""
+
+    def __init__(self, order: list[str]):
+        self.order = order
+        self.catalogue = SimpleNamespace(item_ids=sorted(order))
+        self.config = {"cut": moment(80).isoformat()}
+
+    def signals(self, *_: object) -> None: ...
+
+    def rank(self, _: None, users: np.ndarray, depth: int) -> Iterator[SimpleNamespace]:
+        codes = [self.catalogue.item_ids.index(i) for i in self.order[:depth]]
+        yield SimpleNamespace(users=users, items=np.tile(codes, (len(users), 1)))
+
+
+@pytest.mark.parametrize(("margin", "order", "taken"), [
+    (0.01, "popular", True), (0.01, "unpopular", False), (1.0, "unpopular", True), (0.0, "popular", True),
+])
+def test_a_warm_start_that_forgot_older_days_is_not_taken(
+    make_settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], margin: float, order: str, taken: bool,
+) -> None:
+    """What the champion had learnt is that the popular sell; a warm start that shows them last loses more than the margin on days before its
+    cut, unless the margin is all there is."""
+    settings = make_settings(time_zone="UTC", model=MODEL, retraining={"forgetting_margin": margin})
+    table, items = synthetic.shop(users=40, items=25)
+    popular = sorted(items["item_id"].to_pylist())  # made so that the first sell most
+    champion, warm = _Ranks(popular), _Ranks(popular if order == "popular" else popular[::-1])
+    monkeypatch.setattr("nightmarket.recommend.model.Recommender.load", lambda _: champion)
+    monkeypatch.setattr("nightmarket.recommend.model.Recommender.fit", lambda *_, **asked: warm if asked["warm"] is champion else None)
+    account: dict[str, Any] = {}
+    night = Night(settings, Lake(settings.places.lake), NIGHT, NIGHT, "", False, False, argparse.Namespace())
+    logs.configure()
+    made = train._warm(night, SimpleNamespace(folder=Path("champion"), version="4"), table, items, moment(86), settings.places.work, account)  # type: ignore[arg-type]
+    assert (made is warm) == taken and (made is None) == (not taken)
+    (said,) = account
+    told = account[said]
+    assert (told["version"], told["metric"], told["margin"]) == ("4", "ndcg@10", margin)
+    assert (told["from"], told["until"]) == (moment(66).isoformat(), moment(80).isoformat()), "days that both have learnt from"
+    assert told["difference"]["value"] == 0.0 if order == "popular" else told["difference"]["value"] < -0.05
+    assert (said == "warm_start") == taken
+    if not taken:
+        assert told["why"] == "it forgot older days"
+        assert 'from scratch' in (err := capsys.readouterr().err) and 'why="it forgot older days"' in err and "champion=4" in err
 
 
 def _searched(settings: Settings, night: date, searched_on: date, digest: str) -> None:

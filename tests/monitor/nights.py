@@ -110,7 +110,7 @@ def whole(settings: Settings, verdict: str = "passed") -> None:
     put(settings, SCREENING_DECISIONS, [], notes={
         "counts": {"order allow": 40, "order block": 2}, "reviewed": {"order": {"alerts": 8, "bad": 6, "missed": 1, "precision": 0.75}},
         "score_drift": {"order": 0.1}, "feature_drift": {"order": {"device.rows.1d": 0.3}}, "hours_to_decision": {"order": 11.5}})
-    put(settings, FORECASTS, [], notes={"due": "drift"})
+    put(settings, FORECASTS, [], notes={"worse": "its errors of 9 days are beyond those of its backtests"})
     put(settings, RETRAINING, [{"model": "recommender", "action": "fine_tune", "why": "t", "inputs": "i", "order_id": None, "evidence": "{}"}])
     account = file_of(settings.places.logs, NIGHT)
     account.parent.mkdir(parents=True, exist_ok=True)

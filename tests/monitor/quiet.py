@@ -19,7 +19,8 @@ EVENTS = {"id": "event_id", "action": "event_type", "visit": "session_id", "orde
           "qty": "quantity", "country": "country", "source": "referrer"}
 KINDS = {"page_view": "view", "add_to_cart": "cart", "purchase": "purchase", "return": "return"}
 ORDERS = {"order_no": "order_id", "customer": "user_id", "total": "amount", "payment": "payment_method", "ship_country": "country",
-          "chargeback": "is_fraud"}
+          "chargeback": "is_fraud", "placed_at": "placed_at", "card": "card", "device": "device", "client_ip": "ip", "ship_to": "address",
+          "line_count": "line_count"}
 REVIEWS = {"review": "review_id", "customer": "user_id", "stars": "rating", "fake": "is_fake"}
 WORLD = World.of(DemoShop(), "Europe/London")
 """The demo shop as it is shipped: 60,000 events over 120 days."""
@@ -83,8 +84,21 @@ def _quiet(day: int, world: World) -> Sample:
 
 
 def findings(day: int, rules: Drift | None = None, world: World = WORLD, spoil: Spoil | None = None) -> list[Finding]:
-    """What the watch of a night finds, the weeks before it being quiet."""
+    """What the watch of a night finds in a shop without a screener, the weeks before it being quiet."""
     rules = rules or Drift()
     window = [_quiet(d, world) for d in range(day - 7 * rules.weeks, day)]
     tonight = sample(day, world, spoil) if spoil else _quiet(day, world)
-    return drift.judged(drift.features(tonight, window[::7], window, rules), rules)
+    night = delivered(day, world)
+    now = labels(spoil({k: v.copy() for k, v in night.items()}) if spoil else night)
+    before = [labels(delivered(d, world)) for d in range(day - 7 * rules.weeks, day)]
+    past = {kind: pd.concat([b[kind] for b in before]) for kind in now}
+    return [*drift.judged(drift.features(tonight, window[::7], window, rules), rules), *drift.judged(drift.labels(now, past, {}, rules), rules, drift.CONCEPTS)]
+
+
+def labels(night: Night) -> dict[str, pd.DataFrame]:
+    """kind -> id and bad of what is known since the night."""
+    found = {}
+    for kind, entity, key, column in (("order", "orders", "order_id", "is_fraud"), ("review", "reviews", "review_id", "is_fake")):
+        known = night[entity][night[entity][column].notna()]
+        found[kind] = pd.DataFrame({"id": known[key].astype(str), "bad": known[column].astype(bool)})
+    return found

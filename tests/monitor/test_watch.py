@@ -12,9 +12,20 @@ import pyarrow as pa
 import pytest
 
 from jobs import drift as drift_job
-from nightmarket.contracts import DRIFT, EVALUATION, EVENTS, FEATURES, QUALITY, RECOMMENDATIONS, Dataset
+from nightmarket.contracts import (
+    DRIFT,
+    EVALUATION,
+    EVENTS,
+    FEATURES,
+    ORDERS,
+    QUALITY,
+    RECOMMENDATIONS,
+    SCREENING_DECISIONS,
+    Dataset,
+)
 from nightmarket.lake import Lake
 from nightmarket.monitor import watch
+from nightmarket.monitor.drift import CONCEPTS, judged
 from nightmarket.shop import Settings
 from tests.registry.nights import D
 
@@ -119,3 +130,66 @@ def test_predictions_of_another_version_are_not_compared_by_score(shop: Settings
     found = watch.predictions(shop, lake, D(0), past, category_of)
     assert {h.feature for h in found} == {"recommendations.score", "recommendations.category"} and all(h.p_value > 0.9 for h in found)
     assert D(0) + timedelta(days=1) not in past
+
+
+def labelled(settings: Settings, night: date, labels: dict[str, bool]) -> None:
+    put(settings, ORDERS, night, [{"order_id": key, "user_id": key, "is_fraud": bad, "is_cancellation": False, "amount": Decimal("9.5")}
+                                  for key, bad in labels.items()])
+
+
+def decided(settings: Settings, night: date, said: dict[str, float], rule: str = "cost", version: str = "1") -> None:
+    noon = datetime.combine(night, time(12), timezone.utc)
+    put(settings, SCREENING_DECISIONS, night, [{"kind": "order", "id": key, "at": noon, "score": p, "probability": p, "rule": rule, "reasons": []}
+                                               for key, p in said.items()], model_version=version)
+
+
+def test_one_label_that_contradicts_the_screening_is_an_alarm_in_its_night(shop: Settings) -> None:
+    """The screener said 0.01 of an order that its label calls bad; without its word one bad label among the window's is nothing."""
+    lake = Lake(shop.places.lake)
+    decided(shop, D(-42), {f"o{n}": 0.95 if n % 9 == 0 else 0.01 for n in range(-28, 1)})
+    for n in range(-28, 0):
+        labelled(shop, D(n), {f"o{n}": n % 9 == 0})
+    past = watch.window(lake, shop, D(0))
+
+    def alarm() -> bool:
+        found = judged(watch.labels(shop, lake, D(0), past), shop.shop.drift, CONCEPTS)
+        return any(f.drifted for f in found)
+
+    labelled(shop, D(0), {"o-1": True})
+    assert alarm()
+    (found,) = watch.labels(shop, lake, D(0), past)
+    assert (found.kind, found.feature, found.rows_now, found.rows_before, found.now) == ("concept", "quality.labels", 1, 28, "1 of 1 labels bad")
+    labelled(shop, D(0), {"o-1": False})
+    assert not alarm()
+    labelled(shop, D(0), {"o0": True})
+    assert not alarm(), "it said so"
+    labelled(shop, D(0), {"new": True})
+    assert not alarm(), "it had not been asked, and one label in nine is bad"
+    labelled(shop, D(0), {"new": True, "newer": True, "newest": True})
+    assert alarm(), "three at once are more than chance"
+    assert drift_job.main(["--shop", str(shop.file), "--run-date", str(D(0))]) == 0
+    made = lake.manifest(DRIFT, D(0))
+    assert made is not None and "quality.labels" in made.notes["drifted"]
+    assert f"gold.screening_decisions/{D(-42)}" in {i.name for i in made.inputs}
+
+
+def test_what_was_decided_knowing_the_label_or_later_is_no_expectation(shop: Settings) -> None:
+    lake = Lake(shop.places.lake)
+    decided(shop, D(-3), {"a": 0.9}, rule="verdict")
+    decided(shop, D(-2), {"a": 0.2, "b": 0.3})
+    decided(shop, D(-1), {"a": 0.4})
+    decided(shop, D(0), {"c": 0.5})
+    assert watch._said(shop, lake, D(0)) == {"order": {"a": 0.2, "b": 0.3}}
+
+
+def test_scores_of_screening_are_compared_among_those_of_one_version(shop: Settings) -> None:
+    lake = Lake(shop.places.lake)
+    for n in (-3, -2, -1):
+        decided(shop, D(n), {f"{n}-{i}": i / 50 for i in range(50)})
+    decided(shop, D(0), {f"0-{i}": 0.5 + i / 100 for i in range(50)})
+    past = watch.window(lake, shop, D(0))
+    (found,) = watch.decisions(shop, lake, D(0), past)
+    assert (found.kind, found.feature, found.rows_now, found.rows_before) == ("prediction", "screening_decisions.order", 50, 150)
+    assert judged([found], shop.shop.drift)[0].drifted
+    decided(shop, D(0), {f"0-{i}": 0.5 + i / 100 for i in range(50)}, version="2")
+    assert watch.decisions(shop, lake, D(0), past) == []

@@ -34,6 +34,15 @@ def test_names_are_apart(settings: Settings) -> None:
     assert kinds.kind("recommender").name(settings.shop) == "recommender"
 
 
+def test_a_drift_is_about_all_kinds_but_that_of_one_kinds_answers_or_labels() -> None:
+    def about(feature: str) -> list[str]:
+        return [k.id for k in kinds.concerned(feature)]
+
+    assert about("events.unit_price") == about("orders.amount") == [k.id for k in KINDS]
+    assert about("recommendations.score") == about("quality.hit_rate") == ["recommender"]
+    assert about("screening_decisions.order") == about("orders.is_fraud") == about("quality.labels") == ["screener"]
+
+
 def test_an_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(KeyError, match="no kind of model 'oracle'; there are recommender"):
         kinds.kind("oracle")

@@ -11,9 +11,14 @@ of a category each visit counts once for every value it has.
 *Prediction drift.* Scores of the first place, among publications of the same model version, and what categories are shown.
 
 *Concept drift.* Whether what was published yesterday is still what shoppers buy today (hit rate, Fisher's exact test, one-sided,
-against the window), and, once as many days have passed as the model was judged on, the same metric as the evaluation promised.
+against the window), and, once as many days have passed as the model was judged on, the same metric as the evaluation promised. Whether the
+labels that become known are those that were to be expected: of each the probability of being bad was said before anybody knew, by the
+screener that serves or else by the share of bad ones among the window's labels, and a few that are the wrong way round are more than
+chance. The statistic is the likelihood ratio of "turned round" to "as said", the most powerful one of that question (Neyman and Pearson
+1933), its distribution under the probabilities exact (a sum of independent two-valued numbers, by convolution), so two labels may be enough.
+What the screener says is first held against the window's labels (a line in log-odds, Cox 1958): a screener that was always wrong is no drift.
 
-Many tests a night: Benjamini & Hochberg (1995) keeps the share of false alarms among alarms. Significance alone is no alarm, for
+Many tests a night, in two families (has the shop changed; is what was said of it still true): Benjamini & Hochberg (1995) keeps the share of false alarms among alarms. Significance alone is no alarm, for
 with enough rows any two days differ: the shift must also be large. For distributions that is the population stability index over
 deciles of the reference, or over categories (Siddiqi, Credit Risk Scorecards, 2006, with its custom of 0.25), counts smoothed by a
 half; for rows a stated share; for quality a stated loss.
@@ -32,6 +37,13 @@ from scipy import stats
 from nightmarket.shop import Drift as Rules
 
 Kind = Literal["feature", "prediction", "concept"]
+CONTRADICTED = "quality.labels"
+"""Feature of the test of labels against what was expected of them."""
+CERTAIN = 0.005
+"""No probability is trusted to be nearer to 0 or 1: few labels stand behind the ends of any calibration."""
+LEAST_LABELS = 20
+"""Labels of the window from which on their share of bad ones says what to expect."""
+_STEP = 0.05
 DECILES = 10
 VISIT = ("session_id", "order_id", "user_id")
 """What makes events one visit, the first that a shop knows."""
@@ -312,6 +324,79 @@ def hit_rate(hits: int, buyers: int, past_hits: int, past_buyers: int, loss: flo
                        f"{now:.4f}", f"{before:.4f}", buyers, past_buyers)]
 
 
+def labels(now: Mapping[str, pd.DataFrame], before: Mapping[str, pd.DataFrame], said: Mapping[str, Mapping[str, float]], rules: Rules) -> list[Hypothesis]:
+    """The labels that a night brought, against what was expected of each: by the screening that had decided about the row not knowing its
+    label, else by the share of bad ones among the window's labels of the same kind.
+
+    now, before: kind -> id (str) and bad (bool) of the night's, and of the window's labels. said: kind -> id -> probability of being bad.
+    """
+    bad: list[np.ndarray] = []
+    expected: list[np.ndarray] = []
+    behind = 0
+    for kind, told in now.items():
+        past = before.get(kind, told[:0])
+        spoken, learnt = (rows["id"].map(said.get(kind, {})).to_numpy(np.float64) for rows in (told, past))
+        odds = np.full(len(told), usual_share(int(past["bad"].sum()), len(past)) if len(past) >= LEAST_LABELS else np.nan)
+        if (asked := ~np.isnan(spoken)).any():
+            known = ~np.isnan(learnt)
+            odds[asked] = expect(spoken[asked], learnt[known], past["bad"].to_numpy(np.float64)[known])
+        judged_ = ~np.isnan(odds)
+        bad.append(told["bad"].to_numpy(bool)[judged_])
+        expected.append(odds[judged_])
+        behind += len(past)
+    return contradicted(np.concatenate(bad), np.concatenate(expected), behind, rules) if bad else []
+
+
+def usual_share(bad: int, labels: int) -> float:
+    """Share of bad labels, as near to one half as its 95 % interval lets (Clopper and Pearson 1934): few labels know no share well."""
+    low = float(stats.beta.ppf(0.025, bad, labels - bad + 1)) if bad else 0.0
+    high = float(stats.beta.ppf(0.975, bad + 1, labels - bad)) if bad < labels else 1.0
+    return min(max(0.5, low), high)
+
+
+def contradicted(bad: np.ndarray, expected: np.ndarray, rows_before: int, rules: Rules) -> list[Hypothesis]:
+    """Are the labels `bad` (n,), known since tonight, the wrong way round for the probabilities (n,) that they were expected with?
+
+    The size is the mean distance of label and probability: one half is what tossed coins have. Empty for no labels.
+    """
+    if not len(bad):
+        return []
+    odds = np.clip(np.asarray(expected, np.float64), CERTAIN, 1.0 - CERTAIN)
+    # in steps, so that the distribution is one array; good speaks for "turned round" by the log-odds of bad, and bad against it
+    steps = np.rint(np.log(odds / (1.0 - odds)) / _STEP).astype(np.int64)
+    seen = int(np.where(bad, -steps, steps).sum())
+    reach = int(np.abs(steps).sum())
+    chance = np.zeros(2 * reach + 1)
+    chance[reach] = 1.0
+    for p, step in zip(odds, steps.tolist(), strict=True):
+        chance = p * np.roll(chance, -step) + (1.0 - p) * np.roll(chance, step)
+    p_value = float(min(1.0, chance[reach + seen:].sum()))
+    apart = float(np.abs(np.asarray(bad, np.float64) - odds).mean())
+    return [Hypothesis("concept", CONTRADICTED, "likelihood", seen * _STEP, p_value, apart, rules.contradiction,
+                       f"{int(np.sum(bad))} of {len(bad)} labels bad", f"{odds.sum():.2f} expected", len(bad), rows_before)]
+
+
+def expect(said: np.ndarray, past_said: np.ndarray, past_bad: np.ndarray) -> np.ndarray:
+    """(n,) probabilities of being bad: what the screener said (n,), held against its words (m,) about labels known by now (m,).
+
+    A line in log-odds, pulled towards leaving them as they are by as much as one label of each class would.
+    """
+    from scipy.optimize import minimize
+
+    def odds(p: np.ndarray) -> np.ndarray:
+        clipped = np.clip(np.asarray(p, np.float64), CERTAIN, 1.0 - CERTAIN)
+        return np.asarray(np.log(clipped / (1.0 - clipped)))
+
+    z, y = odds(past_said), np.asarray(past_bad, np.float64)
+
+    def loss(line: np.ndarray) -> float:
+        at = line[0] + line[1] * z
+        return float((np.logaddexp(0.0, at) - y * at).sum() + 0.5 * line[0] ** 2 + 2.0 * (line[1] - 1.0) ** 2)
+
+    found = minimize(loss, np.array([0.0, 1.0]), method="L-BFGS-B", bounds=[(None, None), (0.0, None)]).x
+    return np.asarray(1.0 / (1.0 + np.exp(-(found[0] + found[1] * odds(said)))))
+
+
 def stability_index(now: np.ndarray, before: np.ndarray) -> float:
     """Population stability index of (k,) counts: sum of (p - q) ln(p / q), each count smoothed by one half."""
     p = (np.asarray(now, np.float64) + _SMOOTHING) / (np.sum(now) + _SMOOTHING * len(now))
@@ -332,9 +417,13 @@ def q_values(p_values: Sequence[float]) -> np.ndarray:
     return out
 
 
-def judged(hypotheses: Sequence[Hypothesis], rules: Rules) -> list[Finding]:
-    """Every hypothesis with its q-value; an alarm is significant among all of the night and large enough."""
-    q = q_values([h.p_value for h in hypotheses])
+CONCEPTS = 2
+"""Tests in the family of concepts, whether or not a night can be asked both."""
+
+
+def judged(hypotheses: Sequence[Hypothesis], rules: Rules, of: int = 0) -> list[Finding]:
+    """Every hypothesis with its q-value among all of its family (`of` of them at least); an alarm is significant there and large enough."""
+    q = q_values([*(h.p_value for h in hypotheses), *[1.0] * (of - len(hypotheses))])[:len(hypotheses)]
     return [
         Finding(**vars(h), q_value=float(v), drifted=bool(v <= rules.false_discoveries and h.effect >= h.least))
         for h, v in zip(hypotheses, q, strict=True)

@@ -35,7 +35,7 @@ from nightmarket.contracts import (
 from nightmarket.evaluate.protocol import Holdout
 from nightmarket.lake import Lake, Manifest, newest_arrow
 from nightmarket.monitor.account import runs
-from nightmarket.monitor.retraining import ACTIONS, ERRORS
+from nightmarket.monitor.retraining import ACTIONS
 from nightmarket.monitor.switches import switches
 from nightmarket.online.experiments import FINAL, State
 from nightmarket.online.live import NEWEST
@@ -236,7 +236,7 @@ def _drift(gauges: Gauges, settings: Settings, lake: Lake, night: date) -> None:
             for bound, value in (*((b, live[b]) for b in ("value", "low", "high", "promise")), ("least", least)):
                 gauges.set("nightmarket_live_quality", value, metric=live["metric"], bound=bound)
     if (forecast := lake.manifest(FORECASTS, night)) is not None:
-        gauges.set("nightmarket_forecast_drift", forecast.notes.get("due") == ERRORS)
+        gauges.set("nightmarket_forecast_drift", bool(forecast.notes.get("worse")))
     if lake.manifest(RETRAINING, night) is not None:
         for row in lake.at(RETRAINING, night).arrow(["model", "action"]).to_pylist():
             for action in ACTIONS:

@@ -31,8 +31,6 @@ from nightmarket.shop import Retraining
 
 Action = Literal["skip", "fine_tune", "retrain"]
 ACTIONS: tuple[Action, ...] = ("skip", "fine_tune", "retrain")
-ERRORS = "drift"
-"""What a publication of forecasts notes as `due` where errors since the forecaster was made are beyond its backtests'."""
 
 
 @dataclass(frozen=True)

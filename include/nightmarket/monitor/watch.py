@@ -12,9 +12,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightmarket.contracts import DRIFT, EVALUATION, EVENTS, FEATURES, ITEMS, ORDERS, RECOMMENDATIONS, REVIEWS, Dataset
+from nightmarket.contracts import (
+    DRIFT,
+    EVALUATION,
+    EVENTS,
+    FEATURES,
+    ITEMS,
+    ORDERS,
+    RECOMMENDATIONS,
+    REVIEWS,
+    SCREENING_DECISIONS,
+    Dataset,
+)
 from nightmarket.evaluate.bootstrap import mean
-from nightmarket.lake import Input, Lake, newest_arrow
+from nightmarket.evaluate.protocol import Holdout
+from nightmarket.lake import Input, Lake, Manifest, newest_arrow
 from nightmarket.monitor import drift
 from nightmarket.monitor.drift import Finding, Hypothesis, Sample
 from nightmarket.monitor.retraining import Live
@@ -61,6 +73,8 @@ def inputs(lake: Lake, settings: Settings, night: date) -> list[Input]:
             made = lake.manifest(dataset, day)
             if made is not None:
                 found.append(made.as_input())
+    found += [m.as_input() for d in lake.dates(SCREENING_DECISIONS)
+              if night - timedelta(days=settings.shop.screening.history_days) <= d <= night and (m := lake.manifest(SCREENING_DECISIONS, d)) is not None]
     items = lake.manifest(ITEMS, night)
     return found + ([items.as_input()] if items else [])
 
@@ -86,12 +100,15 @@ def watch(settings: Settings, lake: Lake, night: date) -> Watched:
     hypotheses += predictions(settings, lake, night, past, category_of)
     hits, buyers = found_again(lake, night)
     before = [m.notes for d in past if (m := lake.manifest(DRIFT, d)) is not None]
-    hypotheses += drift.hit_rate(hits, buyers, sum(n["hits"] for n in before), sum(n["buyers"] for n in before),
-                                 settings.shop.retraining.live_loss, rules)
+    hypotheses += decisions(settings, lake, night, past)
+    concepts = drift.hit_rate(hits, buyers, sum(n["hits"] for n in before), sum(n["buyers"] for n in before),
+                              settings.shop.retraining.live_loss, rules)
+    concepts += labels(settings, lake, night, past)
     live = live_quality(settings, lake, night)
     versions = {"drift.recommendations": _version(lake, [*past, night]), "quality.hit_rate": _version(lake, _served(lake, night)),
                 "quality.live": live.version if live else None}
-    return Watched(tuple(drift.judged(hypotheses, rules)), hits, buyers, live, {name: v for name, v in versions.items() if v})
+    findings = (*drift.judged(hypotheses, rules), *drift.judged(concepts, rules, drift.CONCEPTS))
+    return Watched(findings, hits, buyers, live, {name: v for name, v in versions.items() if v})
 
 
 def _version(lake: Lake, days: Sequence[date]) -> str | None:
@@ -172,6 +189,60 @@ def _published(lake: Lake, night: date, category_of: dict[str, str]) -> tuple[np
     own = table.filter(pc.and_(pc.equal(table["audience"], "user"), pc.less_equal(table["rank"], FIRST_PLACES))).to_pandas()
     own["category"] = own["item_id"].map(category_of)
     return own.loc[own["rank"] == 1, "score"].to_numpy(), drift.units_by_value(own, "audience_id", "audience_id", "category")
+
+
+def decisions(settings: Settings, lake: Lake, night: date, past: Sequence[date]) -> list[Hypothesis]:
+    """What the newest screening up to the night said of what had just come in, against the window's of the same version, by kind."""
+    published = [m for d in [*past, night] if (m := lake.manifest(SCREENING_DECISIONS, d)) is not None]
+    if len(published) < 2:
+        return []
+    *before, made = published
+    same = [_screened(settings, lake, m) for m in before if m.notes.get("model_version") == made.notes.get("model_version")]
+    found: list[Hypothesis] = []
+    for kind, scores in sorted(_screened(settings, lake, made).items()):
+        earlier = [s[kind] for s in same if kind in s]
+        if earlier:
+            found += drift.numeric("prediction", f"screening_decisions.{kind}", scores, np.concatenate(earlier), settings.shop.drift)
+    return found
+
+
+def _screened(settings: Settings, lake: Lake, made: Manifest) -> dict[str, np.ndarray]:
+    """kind -> (n,) scores of what happened on the day of the night or the one before: a first night decides about a whole history."""
+    night = date.fromisoformat(made.run_date)
+    table = lake.at(SCREENING_DECISIONS, night).arrow(["kind", "at", "score", "rule"])
+    recent = pc.greater_equal(table["at"], pa.scalar(Holdout.of(night, 2, settings.zone).cut, pa.timestamp("us", "UTC")))
+    own = table.filter(pc.and_(recent, pc.not_equal(table["rule"], "verdict"))).to_pandas()
+    return {str(kind): rows["score"].to_numpy() for kind, rows in own.groupby("kind")}
+
+
+LABELLED = ((ORDERS, "order", "order_id", "is_fraud"), (REVIEWS, "review", "review_id", "is_fake"))
+
+
+def labels(settings: Settings, lake: Lake, night: date, past: Sequence[date]) -> list[Hypothesis]:
+    """The labels that the night brought, against what was expected of them before."""
+    now = {kind: _known(lake, dataset, night, key, column) for dataset, kind, key, column in LABELLED}
+    before = {kind: pd.concat([_known(lake, dataset, d, key, column) for d in past]) for dataset, kind, key, column in LABELLED if past}
+    return drift.labels(now, before, _said(settings, lake, night), settings.shop.drift)
+
+
+def _known(lake: Lake, dataset: Dataset, night: date, key: str, column: str) -> pd.DataFrame:
+    """id and bad (bool) of the rows whose label the night brought, each once."""
+    frame = _frame(lake, dataset, night, (key, column))
+    known = frame[frame[column].notna()].drop_duplicates(key, keep="last")
+    return pd.DataFrame({"id": known[key].astype(str), "bad": known[column].astype(bool)})
+
+
+def _said(settings: Settings, lake: Lake, night: date) -> dict[str, dict[str, float]]:
+    """kind -> id -> the first probability that a night before said of it, not knowing its label."""
+    found: dict[str, dict[str, float]] = {}
+    first = night - timedelta(days=settings.shop.screening.history_days)
+    for day in lake.dates(SCREENING_DECISIONS):
+        if first <= day < night:
+            table = lake.at(SCREENING_DECISIONS, day).arrow(["kind", "id", "probability", "rule"])
+            blind = table.filter(pc.and_(pc.is_valid(table["probability"]), pc.not_equal(table["rule"], "verdict")))
+            for kind, key, probability in zip(*(blind[c].to_pylist() for c in ("kind", "id", "probability")), strict=True):
+                found.setdefault(kind, {}).setdefault(key, probability)
+    return found
 
 
 def found_again(lake: Lake, night: date) -> tuple[int, int]:

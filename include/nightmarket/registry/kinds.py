@@ -145,6 +145,17 @@ def kind(id_: str) -> Kind:
     raise KeyError(f"no kind of model {id_!r}; there are {', '.join(k.id for k in KINDS)}")
 
 
+_CONCERNS = {
+    RECOMMENDER.id: ("quality.hit_rate", "recommendations."),
+    SCREENER.id: ("quality.labels", "screening_decisions.", "orders.is_fraud", "reviews.is_fake"),
+}
+
+
+def concerned(feature: str) -> tuple[Kind, ...]:
+    """Kinds that a drift of this feature is about: all, unless it is a publication or the labels of one."""
+    return tuple(k for k in KINDS if feature.startswith(_CONCERNS.get(k.id, ()))) or tuple(KINDS)
+
+
 def about(step: str, named: str | None = None) -> str:
     """Id of the kind that a run of the step is about: whose own step it is or, of one that all share, the kind that was named; empty
     where it is about no kind, or about all."""
