@@ -353,7 +353,7 @@ def in_sql(table: pa.Table, threads: int) -> tuple[int, np.ndarray]:
 
     connection = duckdb.connect(config={"threads": threads})
     connection.register("given", table)
-    connection.execute("CREATE TABLE t AS SELECT TRANSACTION_ID id, TX_DATETIME at, CUSTOMER_ID c, TERMINAL_ID s, TX_AMOUNT amount, TX_FRAUD bad, "
+    connection.execute("CREATE TABLE t AS SELECT TRANSACTION_ID id, TX_DATETIME moment, CUSTOMER_ID c, TERMINAL_ID s, TX_AMOUNT amount, TX_FRAUD bad, "
                        "hour(TX_DATETIME) // 6 daypart, row_number() OVER (PARTITION BY CUSTOMER_ID, TERMINAL_ID ORDER BY TX_DATETIME, TRANSACTION_ID) = 1 AS first_pair FROM given")
     parts, clauses = [], []
     spans = {"1h": "INTERVAL 1 HOUR", "1d": "INTERVAL 1 DAY", "7d": "INTERVAL 7 DAY", "30d": "INTERVAL 30 DAY", "ever": "UNBOUNDED"}
@@ -361,7 +361,7 @@ def in_sql(table: pa.Table, threads: int) -> tuple[int, np.ndarray]:
         other = "s" if e == "c" else "c"
         for label, span in spans.items():
             w = f"{e}_{label}"
-            clauses.append(f"{w} AS (PARTITION BY {e} ORDER BY at RANGE BETWEEN {span} PRECEDING AND CURRENT ROW)")
+            clauses.append(f"{w} AS (PARTITION BY {e} ORDER BY moment RANGE BETWEEN {span} PRECEDING AND CURRENT ROW)")
             parts.append(f"count(*) OVER {w} AS rows_{w}")
             if label != "1h":
                 parts.append(f"avg(amount) OVER {w} AS mean_{w}")
@@ -370,23 +370,23 @@ def in_sql(table: pa.Table, threads: int) -> tuple[int, np.ndarray]:
             if label in ("1d", "7d", "ever"):
                 parts.append(f"sum(first_pair::INT) OVER {w} AS different_{w}")
         w = f"{e}_ever"
-        clauses.append(f"{e}_day AS (PARTITION BY {e}, daypart ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)")
-        clauses.append(f"{e}_pair AS (PARTITION BY {e}, {other} ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)")
+        clauses.append(f"{e}_day AS (PARTITION BY {e}, daypart ORDER BY moment RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)")
+        clauses.append(f"{e}_pair AS (PARTITION BY {e}, {other} ORDER BY moment RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)")
         parts += [
-            f"epoch_us(at) - lag(epoch_us(at)) OVER (PARTITION BY {e} ORDER BY at) AS since_{e}", f"epoch_us(at) - min(epoch_us(at)) OVER {w} AS known_{e}",
+            f"epoch_us(moment) - lag(epoch_us(moment)) OVER (PARTITION BY {e} ORDER BY moment) AS since_{e}", f"epoch_us(moment) - min(epoch_us(moment)) OVER {w} AS known_{e}",
             f"count(*) OVER {e}_1d / (count(*) OVER {e}_30d + 0.5) AS velocity_{e}", f"sum(amount) OVER {e}_1d AS sum_{e}",
             f"(amount - avg(amount) OVER {w}) / (stddev_pop(amount) OVER {w} + 1e-9) AS distance_{e}", f"amount / max(amount) OVER {w} AS of_largest_{e}",
             f"count(*) OVER {e}_day / count(*) OVER {w} AS habit_{e}", f"count(*) OVER {e}_pair AS with_{e}",
         ]
         for n in (1, 7, 14, 28, 10_000):
             w = f"{e}_risk_{n}"
-            clauses.append(f"{w} AS (PARTITION BY {e} ORDER BY at RANGE BETWEEN INTERVAL {n + DELAY} DAY PRECEDING AND INTERVAL {DELAY} DAY PRECEDING)")
+            clauses.append(f"{w} AS (PARTITION BY {e} ORDER BY moment RANGE BETWEEN INTERVAL {n + DELAY} DAY PRECEDING AND INTERVAL {DELAY} DAY PRECEDING)")
             parts.append(f"sum(bad) OVER {w} AS known_bad_{w}")
             if n != 1:
                 parts.append(f"(coalesce(sum(bad) OVER {w}, 0) + 0.05) / (count(*) OVER {w} + 5) AS rate_{w}")
-        parts += [f"epoch_us(at) - max(CASE WHEN bad = {v} THEN epoch_us(at) END) OVER {e}_risk_10000 AS since_{v}_{e}" for v in (0, 1)]
+        parts += [f"epoch_us(moment) - max(CASE WHEN bad = {v} THEN epoch_us(moment) END) OVER {e}_risk_10000 AS since_{v}_{e}" for v in (0, 1)]
     started = _clocks()
-    connection.execute(f"CREATE TABLE made AS SELECT id, amount, hour(at) AS hour, isodow(at) AS weekday, {', '.join(parts)} FROM t WINDOW {', '.join(clauses)}")
+    connection.execute(f"CREATE TABLE made AS SELECT id, amount, hour(moment) AS hour, isodow(moment) AS weekday, {', '.join(parts)} FROM t WINDOW {', '.join(clauses)}")
     return len(parts) + 3, _clocks() - started
 
 
