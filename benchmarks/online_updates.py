@@ -176,7 +176,7 @@ def _update(
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory() as work:
-            made = Recommender.fit(lesson(past, trial), items, cut, settings, Path(work), time_zone=str(ZONE), warm=parent)
+            made = Recommender.fit(lesson(past, trial), items, cut, settings, Path(work), time_zone=str(ZONE), warm=parent, refresh=False)
     except ValueError as error:
         return parent, f"not made: {error}", 0.0, ""
     seconds = time.monotonic() - began

@@ -1,7 +1,7 @@
 """A warm start each night beside training from scratch, on consecutive nights of the UCI "Online Retail" shop.
 
-The first night is trained from scratch. Every night after it is trained twice: from the weights of the night before (a chain of warm
-starts), and from scratch. Both are judged on the night's own frozen holdout, the same shoppers, paired intervals over them. Seconds are of CPU.
+The first night is trained from scratch. Every night after it is trained twice: by a warm start from the night before (a chain of them), and from
+scratch. Both are judged on the night's own frozen holdout, the same shoppers, paired intervals over them. Seconds are of CPU.
 
   python benchmarks/warm_start.py                                        14 nights up to 2011-12-08: hours
   python benchmarks/warm_start.py --nights 3 --share 0.25 --set epochs=6 a quarter of the shoppers, smaller

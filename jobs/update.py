@@ -114,7 +114,7 @@ def _learn(
     shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()
     try:
-        challenger = type(model).fit(learnable, items, known.as_of, shop.model, work / "fit", time_zone=shop.time_zone, warm=model)
+        challenger = type(model).fit(learnable, items, known.as_of, shop.model, work / "fit", time_zone=shop.time_zone, warm=model, refresh=False)
     except (CannotStartWarm, TooLittle) as error:
         log.warning(logs.said("cannot learn", parent=champion.version, why=str(error)))
         return None

@@ -81,7 +81,7 @@ def test_saved_and_loaded_in_a_fresh_process_it_answers_the_same(model: Any, tab
 
     model.save(tmp_path / "model")
     trees = ["trees.txt"] if "trees" in model.config["weights"] else []
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["catalogue.json", "ranker.keras", "recommender.json", "towers.keras", *trees]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["aside.keras", "catalogue.json", "ranker.keras", "recommender.json", "towers.keras", *trees]
     pq.write_table(tables[0], tmp_path / "h.parquet")
     code = (
         "import sys, pickle, pyarrow.parquet as pq; from pathlib import Path; from datetime import datetime\n"

@@ -46,22 +46,31 @@ def test_without_new_days_it_is_the_earlier_model(shop: Any, before: Recommender
     """Nothing to learn: the same answers, score for score."""
     table, items = shop
     monkeypatch.setattr(training.towers, "write", lambda *_, **__: ([], 0))
-    warm = Recommender.fit(table, items, synthetic.moment(70), SETTINGS, tmp_path, warm=before)
+    warm = Recommender.fit(table, items, synthetic.moment(70), SETTINGS, tmp_path, warm=before, refresh=False)
     one, other = (m.recommend(table, synthetic.moment(80), 5).to_pylist() for m in (warm, before))
     assert [(r["audience_id"], r["item_id"]) for r in one] == [(r["audience_id"], r["item_id"]) for r in other]
     assert [r["score"] for r in one] == pytest.approx([r["score"] for r in other], abs=1e-5)
 
 
-def test_it_learns_and_keeps_the_ranker(shop: Any, before: Recommender, tmp_path: Path) -> None:
+def weights(model: Any) -> list[np.ndarray]:
+    return [v.numpy() for v in model.variables]
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_between_nights_it_learns_and_keeps_the_ranker(shop: Any, before: Recommender, tmp_path: Path) -> None:
     table, items = shop
-    warm = Recommender.fit(table, items, synthetic.moment(84), SETTINGS, tmp_path / "a", warm=before)
-    again = Recommender.fit(table, items, synthetic.moment(84), SETTINGS, tmp_path / "b", warm=before)
+    warm = Recommender.fit(table, items, synthetic.moment(84), SETTINGS, tmp_path / "a", warm=before, refresh=False)
+    again = Recommender.fit(table, items, synthetic.moment(84), SETTINGS, tmp_path / "b", warm=before, refresh=False)
     now, was = tables(warm)["identity"], tables(before)["identity"]
     assert not np.array_equal(now, was), "the towers learnt"
     assert np.array_equal(now, tables(again)["identity"]), "the same start, the same end"
-    for a, b in zip(warm._second.network.variables, before._second.network.variables, strict=True):
-        assert np.array_equal(a.numpy(), b.numpy())
+    assert same(weights(warm._second.network), weights(before._second.network))
     assert warm.config["cut"].startswith(synthetic.moment(84).date().isoformat())
+    assert warm.config["aside"] == before.config["aside"], "what the next night goes on from waits"
+    assert same(weights(warm._set_aside()), weights(before._set_aside()))
     warm.save(tmp_path / "saved")
     assert Recommender.load(tmp_path / "saved").config["thresholds"] == before.config["thresholds"]
 
@@ -91,7 +100,7 @@ def test_an_item_born_after_the_cut_is_admitted_and_older_days_are_learnt_again(
         return files, examples
 
     monkeypatch.setattr(training.towers, "write", watched)
-    warm = Recommender.fit(grown, known, synthetic.moment(77), SETTINGS, tmp_path / "warm", warm=before)
+    warm = Recommender.fit(grown, known, synthetic.moment(77), SETTINGS, tmp_path / "warm", warm=before, refresh=False)
     ((first, end, examples, new),) = lessons
     assert (first, end) == (synthetic.moment(63).timestamp(), synthetic.moment(77).timestamp())
     assert 0 < new < examples, "new days, and older ones beside them"
@@ -100,6 +109,46 @@ def test_an_item_born_after_the_cut_is_admitted_and_older_days_are_learnt_again(
     assert len(tables(warm)["identity"]) == len(tables(before)["identity"]) + 1
     told = {r["item_id"]: r["rank"] for r in warm.recommend(grown, synthetic.moment(77), 20).to_pylist() if r["audience_id"] == "newcomer"}
     assert "born" in told, "and the newcomer has a list with it"
+
+
+def test_a_night_makes_the_newest_lists_again_with_towers_that_have_not_seen_beyond_them(
+    shop: Any, before: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, items = shop
+    seen: list[tuple[str, float]] = []
+    stage, lists = training.stages.stage, training._lists
+
+    def staged(*given: Any) -> Any:
+        seen.append(("learnt until", given[4]))
+        return stage(*given)
+
+    def listed(signals: Any, *given: Any) -> Any:
+        seen.append(("lists of", signals.past.moment))
+        return lists(signals, *given)
+
+    monkeypatch.setattr(training.stages, "stage", staged)
+    monkeypatch.setattr(training, "_lists", listed)
+    before.save(tmp_path / "saved")
+    # as far on as half a fit window: the lists' moments of then are those of before, moved
+    warm = Recommender.fit(table, items, synthetic.moment(77), SETTINGS, tmp_path / "a", warm=Recommender.load(tmp_path / "saved"))
+    day = 86_400.0
+    moments = [synthetic.moment(n).timestamp() for n in (56, 63, 77)]
+    assert before.config["aside"] == moments[0] - 7 * day
+    assert seen == [("learnt until", moments[0]), ("lists of", moments[0]), ("learnt until", moments[1]), ("lists of", moments[1]), ("learnt until", moments[2])]
+    assert warm.config["aside"] == moments[0]
+    assert not same(weights(warm._set_aside()), weights(before._set_aside()))
+    assert not same(weights(warm._second.network), weights(before._second.network))
+    assert warm.config["weights"] == before.config["weights"] and warm.config["thresholds"] == before.config["thresholds"]
+    assert warm.config["training"]["second"]["refreshed"]["with_hit"] >= 60
+    again = Recommender.fit(table, items, synthetic.moment(77), SETTINGS, tmp_path / "b", warm=before)
+    assert same(weights(warm._towers.model), weights(again._towers.model)) and same(weights(warm._second.network), weights(again._second.network))
+
+
+def test_towers_that_were_not_set_aside_leave_the_ranker_as_it_is(shop: Any, before: Recommender, tmp_path: Path) -> None:
+    table, items = shop
+    older = Recommender(before.config, before.catalogue, before._towers.model, before._second)
+    warm = Recommender.fit(table, items, synthetic.moment(77), SETTINGS, tmp_path, warm=older)
+    assert same(weights(warm._second.network), weights(before._second.network)) and warm.config["aside"] is None
 
 
 def test_what_does_not_fit_is_said(shop: Any, before: Recommender, tmp_path: Path) -> None:

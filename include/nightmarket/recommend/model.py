@@ -4,8 +4,8 @@ Two stages. Signals (counts of many kinds and a two-tower network) propose candi
 features of shopper, item and pair, with weights chosen on the newest lists. What is learnt is weights; what is counted is counted
 again from the histories at hand, so a model trained last month serves what was bought this morning.
 
-Saved without pickle: `recommender.json` (config), `catalogue.json` (vocabulary and item metadata), `towers.keras`, `ranker.keras`, and
-`trees.txt` where trees have a say.
+Saved without pickle: `recommender.json` (config), `catalogue.json` (vocabulary and item metadata), `towers.keras`, `ranker.keras`,
+`trees.txt` where trees have a say, and `aside.keras`, the towers of an earlier moment that the next warm start goes on from.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ class Recommender:
     student: Recommender | None = None
     """A smaller one that it has taught in this very `fit`; saved by itself."""
 
-    def __init__(self, config: dict[str, Any], catalogue: Catalogue, towers_model: Any, second: Second):
+    def __init__(self, config: dict[str, Any], catalogue: Catalogue, towers_model: Any, second: Second, aside: Any = None):
+        """`aside`: the towers that the next warm start goes on from, or the file that keeps them; nobody is answered with these."""
         self.config = config
+        self._aside = aside
         self.catalogue = catalogue
         self._towers = Towers(towers_model, towers.TowerShape(**config["towers"]), tuple(config["countries"]))
         self._second = second
@@ -90,10 +92,10 @@ class Recommender:
     def fit(
         cls, histories: pa.Table, items: pa.Table, cut: datetime, settings: Settings, work: Path,
         placement: Placement | None = None, time_zone: str = "UTC", warm: Recommender | None = None, searched: Mapping[str, Any] | None = None,
-        source: carried.Source | None = None,
+        source: carried.Source | None = None, refresh: bool = True,
     ) -> Recommender:
-        """Learns from events strictly before `cut`; with `warm` from that model's weights (`training.warm_start`), with `searched` by the
-        settings that an earlier search found, with `source` from what another shop's model knows (`carried`).
+        """Learns from events strictly before `cut`; with `warm` from that model's weights (`training.warm_start`, which `refresh` is for), with
+        `searched` by the settings that an earlier search found, with `source` from what another shop's model knows (`carried`).
 
         histories: rows of `gold.features`; items: rows of `silver.items`; work: folder for examples and checkpoints, in which an
         interrupted fit with the same arguments continues. Raises TooLittle, CannotStartWarm, HistoryError, learn.loop.Diverged.
@@ -103,7 +105,7 @@ class Recommender:
         past = Histories.from_table(histories).before(moment).compact()
         catalogue = Catalogue.of(past.item_ids, items)
         made = (training.train(past, catalogue, moment, settings, work, placement, searched, source) if warm is None
-                else training.warm_start(past, catalogue, moment, settings, work, placement, warm.before()))
+                else training.warm_start(past, catalogue, moment, settings, work, placement, warm.before(), refresh))
         signals = Signals(pairs_at(past, moment, PURCHASE), catalogue, training.groups_of(past), made.options)
         common = {
             "format": FORMAT, "cut": cut.astimezone(timezone.utc).isoformat(), "time_zone": time_zone, "seed": settings.seed,
@@ -120,14 +122,16 @@ class Recommender:
         config = common | {
             "towers": asdict(made.towers.shape), "weights": made.second.weights, "countries": list(made.towers.countries),
             "absent_tasks": made.account["absent_tasks"], "thresholds": made.second.account["thresholds"], "training": made.account,
+            "aside": made.aside.moment if made.aside is not None else None,
         }
-        return cls(json.loads(json.dumps(config)), catalogue, made.towers.model, made.second)
+        return cls(json.loads(json.dumps(config)), catalogue, made.towers.model, made.second, made.aside.model if made.aside is not None else None)
 
     def save(self, folder: Path) -> None:
         """Writes the model's files into `folder`, the config last."""
         folder.mkdir(parents=True, exist_ok=True)
         precision = self.config["precision"]
-        for name, network in (("towers", self._towers.model), ("ranker", self._second.network)):
+        networks = {"towers": self._towers.model, "ranker": self._second.network, **({} if self._aside is None else {"aside": self._set_aside()})}
+        for name, network in networks.items():
             if precision == "float32":
                 network.save(folder / f"{name}.keras")
             else:
@@ -164,7 +168,8 @@ class Recommender:
             raise ModelError(f"{path} was trained on other features than this code makes; train again with this code")
         trees = ("trees.txt",) if "trees" in config["weights"] else ()
         kept = "keras" if config["precision"] == "float32" else "npz"
-        for name in (f"towers.{kept}", f"ranker.{kept}", "catalogue.json", *trees):
+        aside = (folder / f"aside.{kept}",) if config.get("aside") is not None else ()
+        for name in (f"towers.{kept}", f"ranker.{kept}", "catalogue.json", *trees, *(f.name for f in aside)):
             if not (folder / name).is_file():
                 raise ModelError(f"{folder / name} is missing; the copy is not whole. Copy it again, or train again")
         booster = None
@@ -173,7 +178,8 @@ class Recommender:
 
             booster = lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8"))
         networks = [cls._network(folder / f"{name}.{kept}") for name in ("towers", "ranker")]
-        return cls(config, Catalogue.load(folder / "catalogue.json"), networks[0], Second(config["weights"], booster, networks[1], config["training"]["second"]))
+        second = Second(config["weights"], booster, networks[1], config["training"]["second"])
+        return cls(config, Catalogue.load(folder / "catalogue.json"), networks[0], second, *aside)
 
     @staticmethod
     def _network(file: Path) -> Any:
@@ -187,14 +193,18 @@ class Recommender:
 
     def compressed(self, precision: Precision, folder: Path) -> Recommender:
         """The same with its networks' weights kept in `precision`, saved to `folder` and loaded from there."""
-        Recommender(self.config | {"precision": precision}, self.catalogue, self._towers.model, self._second).save(folder)
+        Recommender(self.config | {"precision": precision}, self.catalogue, self._towers.model, self._second, self._aside).save(folder)
         return Recommender.load(folder)
 
     def before(self) -> training.Before:
         """This model as what another starts from."""
+        aside = training.Aside(self._set_aside(), float(self.config["aside"])) if self._aside is not None else None
         return training.Before(
             self._towers, self.catalogue.item_ids, float(seconds(datetime.fromisoformat(self.config["cut"]))), self._second,
-            Options(**self.config["signals"]), self.config["candidates"], self.config["training"])
+            Options(**self.config["signals"]), self.config["candidates"], self.config["training"], aside)
+
+    def _set_aside(self) -> Any:
+        return self._network(self._aside) if isinstance(self._aside, Path) else self._aside
 
     # -- answering
 

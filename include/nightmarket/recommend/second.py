@@ -200,8 +200,7 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1,
     account |= {"chosen": "learnt", "weights": {n: round(w, 3) for n, w in weights.items()}}
     if network is not None and ("network" in weights or plan.heads):
         network.go_on()
-    # more lists carry more trees
-    final = _trees(lists, np.ones(len(lists), bool), None, replace(plan, rounds=max(20, int(rounds * 1.15))))[0] if "trees" in weights else None
+    final = _trees(lists, np.ones(len(lists), bool), None, replace(plan, rounds=_more(rounds)))[0] if "trees" in weights else None
     return Second(weights, final, network.model if network is not None and ("network" in weights or plan.heads) else None, account)
 
 
@@ -251,6 +250,31 @@ def _odds(scores: np.ndarray, lists: Lists) -> np.ndarray:
         return float(-(share * np.where(bought, logits - total, 0.0)).sum(axis=1).mean())
 
     return scores * min(2.0 ** np.arange(-2.0, 4.25, 0.25), key=loss)
+
+
+def refresh(before: Second, lists: Lists, plan: Plan, work: Path, placement: Placement | None = None) -> Second:
+    """`before` having learnt from `lists`: as many trees anew, its network further. Its weights stay, and so do its heads' thresholds.
+
+    Too few lists to learn from change nothing. Raises ValueError where the network of `before` is of another shape than `plan` says,
+    learn.loop.Diverged.
+    """
+    hits = int(lists.with_hit.sum())
+    if hits < plan.least_lists:
+        return replace(before, account={**before.account, "refreshed": {"lists": len(lists), "with_hit": hits, "why": f"{plan.least_lists} are needed"}})
+    network = before.network
+    if network is not None:
+        learner = _Network(lists, plan, work, placement)
+        learner.take(network)
+        learner.go_on()
+        network = learner.model
+    rounds = replace(plan, rounds=_more(int(before.account["rounds"]))) if "trees" in before.weights else None
+    trees = _trees(lists, np.ones(len(lists), bool), None, rounds)[0] if rounds is not None else before.trees
+    return Second(before.weights, trees, network, {**before.account, "refreshed": {"lists": len(lists), "with_hit": hits}})
+
+
+def _more(rounds: int) -> int:
+    """Trees to learn from all lists, where `rounds` were best on a part of them: more lists carry more."""
+    return max(20, int(rounds * 1.15))
 
 
 def _one_signal(
@@ -363,17 +387,12 @@ class _Network:
     def learn(self, learners: np.ndarray, watchers: np.ndarray) -> dict[str, Any]:
         """Learns from the lists of mask `learners`, stopped early by those of `watchers`; an account of it."""
         from nightmarket.learn import loop
-        from nightmarket.learn.strategy import place
 
         plan, lists = self._plan, self._lists
         sampled = np.flatnonzero(learners)[:: max(1, int(learners.sum()) // 2000)]
         sample = lists.features[sampled][lists.listed[sampled]].astype(np.float64)
         mean, deviation = sample.mean(axis=0), sample.std(axis=0)
-        task: loop.Task = ranker.RankingTask(
-            self._shape, mean.astype(np.float32), np.where(deviation < 1e-4, 1.0, deviation).astype(np.float32), seed=plan.seed)
-        if self._lesson is not None:
-            task = ranker.TaughtTask(task, self._lesson.share, self._lesson.temperature)  # type: ignore[arg-type]
-        self._trainer = loop.Trainer(task, self._placement or place(), plan.batch, plan.clip_norm, plan.seed, 1e-3)
+        self._begin(mean.astype(np.float32), np.where(deviation < 1e-4, 1.0, deviation).astype(np.float32))
         watching = np.flatnonzero(watchers)
         held = self._examples(watching, "held", None)
         history = self._trainer.fit(self._examples(np.flatnonzero(learners), "early", plan.seed), held, loop.Plan(
@@ -381,6 +400,22 @@ class _Network:
         self._epochs = 1 + int(np.argmin([h["valid_loss"] for h in history])) if held is not None else len(history)
         return {"epochs": self._epochs, **{k: round(v, 5) for k, v in history[self._epochs - 1].items()},
                 **({"thresholds": self._thresholds(watching if held is not None else np.flatnonzero(learners))} if plan.heads else {})}
+
+    def take(self, old: Any) -> None:
+        """Begins with the weights of another network. Raises ValueError where it is of another shape."""
+        features = self._shape.features
+        self._begin(np.zeros(features, np.float32), np.ones(features, np.float32))
+        self.model.set_weights(old.get_weights())
+        self._epochs = _FURTHER_EPOCHS
+
+    def _begin(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        from nightmarket.learn import loop
+        from nightmarket.learn.strategy import place
+
+        task: loop.Task = ranker.RankingTask(self._shape, mean, deviation, seed=self._plan.seed)
+        if self._lesson is not None:
+            task = ranker.TaughtTask(task, self._lesson.share, self._lesson.temperature)  # type: ignore[arg-type]
+        self._trainer = loop.Trainer(task, self._placement or place(), self._plan.batch, self._plan.clip_norm, self._plan.seed, 1e-3)
 
     def go_on(self) -> None:
         """Learns on from all lists, at a lower rate: the newest are a part that it has not seen."""

@@ -100,6 +100,13 @@ def build(shape: TowerShape) -> Any:
     return keras.Model(inputs, [item_tower(item_tower.inputs), history_tower(history_tower.inputs)], name="towers")
 
 
+def copied(model: Any, shape: TowerShape) -> Any:
+    """Towers of the same weights, which go on by themselves."""
+    made = build(shape)
+    made.set_weights(model.get_weights())
+    return made
+
+
 def take_over(model: Any, old: Any, rows: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Gives `model` the weights of `old`. A table named in `rows` takes the rows (of the old, of the new) that both have; its other
     rows become zero, so that what is new starts from its content alone."""

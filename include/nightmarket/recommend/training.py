@@ -36,6 +36,8 @@ _STEPS = 2
 """Moments to a fit window: their lists look into overlapping weeks."""
 LISTS, CELLS = 8_000, 2_000_000
 """Lists, and candidates in them, over all cuts; more shoppers than that are sampled, which bounds memory."""
+REFRESHED = 2
+"""Newest moments whose lists a warm start makes again and learns from: an order learnt from lists of a month ago lags behind the season."""
 WARM_EPOCHS = 2
 """Of a warm start, at a quarter of the learning rate, over the newest `fit_days`: the days since the champion's, and older ones again."""
 RANKER_EPOCHS = 8
@@ -50,6 +52,15 @@ class CannotStartWarm(ValueError):
 
 
 @dataclass(frozen=True)
+class Aside:
+    """Towers as they were at an earlier moment, of which lists of then may be made: they have not seen what happened next."""
+
+    model: Any
+    moment: float
+    """Seconds since 1970 UTC; they have seen nothing at or after this."""
+
+
+@dataclass(frozen=True)
 class Trained:
     """All that was learnt."""
 
@@ -57,6 +68,8 @@ class Trained:
     second: Second
     options: Options
     account: dict[str, Any]
+    aside: Aside | None = None
+    """What the next warm start goes on from; a student has none."""
     student: Trained | None = None
     """A smaller one that it taught."""
 
@@ -164,7 +177,7 @@ def train(
     trainer = stages.trainer(stages.task_of(past, priced, shape, chosen), chosen, placement)
     current = Towers(trainer.model, shape, stages.names_of(past))
     parts: list[Lists] = []
-    most = max(min(LISTS, CELLS // settings.candidates) // len(cuts), 1)
+    aside: Aside | None = None
     begin = first
     for n, moment in enumerate([*cuts, cut]):
         with logs.stage(_LOG, "towers_trained", stage=n + 1, of=len(cuts) + 1) as said:
@@ -178,16 +191,16 @@ def train(
         begin = moment
         if moment == cut:
             break
+        if moment == cuts[-REFRESHED:][0]:
+            aside = Aside(towers.copied(trainer.model, shape), moment)
         with logs.stage(_LOG, "lists_made", stage=n + 1, of=len(cuts)) as said:
-            pairs = pairs_at(past, moment, PURCHASE)
-            signals = Signals(pairs, priced, groups, options, {TOWER: current.signal(codes, priced)})
-            parts.append(_lists(signals, past.between(moment, moment + settings.fit_days * DAY), n - len(cuts) + 1, most, settings))
+            signals = Signals(pairs_at(past, moment, PURCHASE), priced, groups, options, {TOWER: current.signal(codes, priced)})
+            parts.append(_lists(signals, past, n, len(cuts), settings))
             said["lists"] = len(parts[-1])
     made = Lists.together(parts)
     del parts
     account["lists"] = len(made)
-    plan = second.Plan(epochs=min(RANKER_EPOCHS, settings.epochs), seed=settings.seed, heads=present, architecture=settings.heads,
-                       network_rate=settings.learning_rate, clip_norm=settings.clip_norm)
+    plan = _second_plan(present, settings)
     with logs.stage(_LOG, "second_stage_trained") as said:
         found = second.fit(made, plan, work / "second", "own", _STEPS, placement)
         said |= {k: v for k, v in found.account.items() if k not in ("signals", "thresholds")}
@@ -196,7 +209,12 @@ def train(
         narrow, judge, told = student.teach(current, found, made, plan, past, priced, first, cut, chosen, work / "student", _STEPS, placement)
         pupil = Trained(narrow, judge, options, account | {"second": judge.account, "taught": told})
         account["student"] = told
-    return Trained(current, found, options, account | {"second": found.account}, pupil)
+    return Trained(current, found, options, account | {"second": found.account}, aside, pupil)
+
+
+def _second_plan(present: tuple[str, ...], settings: Settings) -> second.Plan:
+    return second.Plan(epochs=min(RANKER_EPOCHS, settings.epochs), seed=settings.seed, heads=present, architecture=settings.heads,
+                       network_rate=settings.learning_rate, clip_norm=settings.clip_norm)
 
 
 def _search(
@@ -234,14 +252,19 @@ class Before:
     candidates: int
     account: dict[str, Any]
     """Of its training: absent_tasks, and what was settled for it."""
+    aside: Aside | None = None
 
 
-def warm_start(past: Histories, catalogue: Catalogue, cut: float, settings: Settings, work: Path, placement: Placement, before: Before) -> Trained:
-    """What `train` returns, from the weights of `before`: its towers learn the newest purchase days, its second stage stays.
+def warm_start(
+    past: Histories, catalogue: Catalogue, cut: float, settings: Settings, work: Path, placement: Placement, before: Before, refresh: bool = True,
+) -> Trained:
+    """What `train` returns, from the weights of `before`.
 
-    The second stage reads counts, which are counted anew from any histories, and the towers' scores. Lists to teach it would be made at
-    moments that the towers have seen beyond, and it would learn to trust them too much; so it is left to the next training from scratch.
-    Items and countries that `before` did not know begin with their content alone. Raises CannotStartWarm.
+    Lists that teach the second stage may not be made by towers that have seen beyond their moments: it would learn to trust them too much.
+    So the towers that were set aside at an earlier moment go on, stage after stage as in `train`, over the last `REFRESHED` moments up to
+    the cut; the second stage learns on from the lists of these moments, with the weights that it has. Without towers set aside (an older model, a student), or
+    without `refresh` (between nights, where minutes count), the towers of `before` learn the newest purchase days and the second stage stays: what it
+    reads is counted anew from any histories. Items and countries that `before` did not know begin with their content alone. Raises CannotStartWarm.
     """
     settled = {"search": before.account["search"]} if settings.search is not None and "search" in before.account else {}
     chosen = settings.model_copy(update=settled.get("search", {}).get("settings", {}))
@@ -262,20 +285,62 @@ def warm_start(past: Histories, catalogue: Catalogue, cut: float, settings: Sett
     priced = catalogue.with_prices(np.exp(charged).astype(np.float32))
     trainer = stages.trainer(stages.task_of(past, priced, shape, chosen), chosen, placement)
     tables = {"identity": _rows_of(before.item_ids, past.item_ids), "country_of": _rows_of(before.towers.countries, names)}
+    current = Towers(trainer.model, shape, names)
+    account: dict[str, Any] = {
+        "items": past.items, "shoppers": len(np.unique(past.user)), "absent_tasks": absent, "new_items": int(past.items - len(tables["identity"][0])), **settled,
+    }
+    moments = cut_times(float(past.time.min()), cut, settings.fit_days)
+    if refresh and before.aside is not None and moments and before.aside.moment <= moments[-REFRESHED:][0]:
+        towers.take_over(trainer.model, before.aside.model, tables)
+        found, aside, told = _refreshed(current, trainer, past, priced, moments, cut, chosen, work, placement, before, before.aside)
+        return Trained(current, found, before.options, account | told | {"second": found.account}, aside)
     towers.take_over(trainer.model, before.towers.model, tables)
-    codes = stages.codes_of(past)
     begin = min(before.cut, cut - settings.fit_days * DAY)
     folder = work / "towers-warm"
-    files, examples = towers.write(folder, "train", past, begin, cut, shape, codes, towers.country_codes(past.countries, list(names)), settings.seed)
+    files, examples = towers.write(folder, "train", past, begin, cut, shape, stages.codes_of(past), towers.country_codes(past.countries, list(names)), settings.seed)
     plan = loop.Plan(epochs=WARM_EPOCHS, learning_rate=chosen.learning_rate * 0.25, patience=settings.patience, checkpoint_steps=200)
     with logs.stage(_LOG, "towers_continued", examples=examples) as said:
         history = trainer.fit(towers.examples(files, shape, chosen.batch_size, settings.seed), None, plan, folder) if examples else []
         said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None}
-    account = {
-        "items": past.items, "shoppers": len(np.unique(past.user)), "absent_tasks": absent, "second": before.second.account,
-        "towers_warm": history[-1] if history else {}, "new_items": int(past.items - len(tables["identity"][0])), **settled,
-    }
-    return Trained(Towers(trainer.model, shape, names), before.second, before.options, account)
+    account |= {"second": before.second.account, "towers_warm": history[-1] if history else {}}
+    kept = None
+    if before.aside is not None:
+        kept = Aside(towers.build(shape), before.aside.moment)
+        towers.take_over(kept.model, before.aside.model, tables)
+    return Trained(current, before.second, before.options, account, kept)
+
+
+def _refreshed(
+    current: Towers, trainer: loop.Trainer, past: Histories, priced: Catalogue, moments: list[float], cut: float, settings: Settings, work: Path,
+    placement: Placement, before: Before, aside: Aside,
+) -> tuple[Second, Aside, dict[str, Any]]:
+    """(second stage, what is set aside for the next time, an account); the towers of `current`, which begin as `aside` is, learn up to `cut`."""
+    newest, groups, codes = moments[-REFRESHED:], groups_of(past), stages.codes_of(past)
+    parts: list[Lists] = []
+    account: dict[str, Any] = {}
+    begin = aside.moment
+    for n, moment in enumerate([*newest, cut]):
+        with logs.stage(_LOG, "towers_continued", stage=n + 1, of=len(newest) + 1) as said:
+            history = stages.stage(trainer, past, current.shape, begin, moment, n + 1, settings, work)
+            said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None}
+            account[f"towers_warm_{n}"] = history[-1] if history else {}
+        begin = moment
+        if moment == cut:
+            break
+        if n == 0:
+            aside = Aside(towers.copied(trainer.model, current.shape), moment)
+        with logs.stage(_LOG, "lists_made", stage=n + 1, of=len(newest)) as said:
+            signals = Signals(pairs_at(past, moment, PURCHASE), priced, groups, before.options, {TOWER: current.signal(codes, priced)})
+            parts.append(_lists(signals, past, len(moments) - len(newest) + n, len(moments), settings))
+            said["lists"] = len(parts[-1])
+    present = tuple(t for t in ranker.TASKS if t not in before.account["absent_tasks"])
+    with logs.stage(_LOG, "second_stage_continued") as said:
+        try:
+            found = second.refresh(before.second, Lists.together(parts), _second_plan(present, settings), work / "second", placement)
+        except ValueError as error:
+            raise CannotStartWarm(f"the earlier model's ranking network is of another shape than these settings ask for ({error})") from error
+        said |= found.account["refreshed"]
+    return found, aside, account
 
 
 def _rows_of(old: Any, new: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -286,9 +351,11 @@ def _rows_of(old: Any, new: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.array(from_, np.int64), np.array(to, np.int64)
 
 
-def _lists(signals: Signals, future: Histories, moment: int, limit: int, settings: Settings) -> Lists:
-    """Lists as they would have been served then, and what shoppers did in `future`."""
-    pairs, items = signals.past, signals.items
+def _lists(signals: Signals, past: Histories, number: int, of: int, settings: Settings) -> Lists:
+    """Lists as they would have been served at the signals' moment, the `number`-th `of` so many, and what shoppers did in the `fit_days` after it."""
+    pairs, items, moment = signals.past, signals.items, number - of + 1
+    future = past.between(pairs.moment, pairs.moment + settings.fit_days * DAY)
+    limit = max(min(LISTS, CELLS // settings.candidates) // of, 1)
     users, weights = sample_users(pairs.events, future, settings.seed, limit)
     allowed = np.bincount(pairs.events.item, minlength=items) > 0
     bought = future.of(PURCHASE)
