@@ -79,7 +79,8 @@ def shop(
             return {"cut": (datetime.combine(D(-5), datetime.min.time(), timezone.utc)).isoformat()}
 
         @classmethod
-        def fit(cls, histories: Any, items: Any, cut: datetime, settings: Any, work: Path, time_zone: str = "", warm: Any = None) -> Any:
+        def fit(cls, histories: Any, items: Any, cut: datetime, settings: Any, work: Path, time_zone: str = "", warm: Any = None, refresh: bool = True) -> Any:
+            assert not refresh, "between nights minutes count"
             learnt.append((cut, {r["user_id"]: r["event_times"] for r in histories.to_pylist()}))
             return cls(warm.bias + 1.0)
 
