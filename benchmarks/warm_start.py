@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         warm, warm_seconds = _fit(table, items, holdout, settings, before)
         trial = Trial.of(Histories.from_table(table), holdout)
         values = {name: _values(m, table, items, trial) for name, m in (("warm", warm), ("scratch", scratch))}
-        forgot = lost(table, items, older(holdout.cut - timedelta(days=1), settings.holdout_days, ZONE), warm, before, METRIC, settings.seed, settings.bootstrap)
+        forgot = lost(table, items, older(holdout.cut - timedelta(days=1 + settings.fit_days // 4), settings.holdout_days, ZONE), warm, before, METRIC, settings.seed, settings.bootstrap)
         one, other = (mean(values[k], settings.bootstrap, settings.seed) for k in ("warm", "scratch"))
         apart = difference(values["warm"], values["scratch"], settings.bootstrap, settings.seed)
         rows.append({"night": night.isoformat(), "shoppers": len(trial.users), "warm": vars(one), "scratch": vars(other), "difference": vars(apart),

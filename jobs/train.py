@@ -199,7 +199,9 @@ def _warm(
         log.warning(logs.said("from scratch", run_date=night.run_date, champion=champion.version, why=str(error)))
         account["warm_start_refused"] = {"version": champion.version, "why": str(error)}
         return None
-    span = older(datetime.fromisoformat(before.config["cut"]), shop.model.holdout_days, settings.zone)
+    # between two moments whose lists either learnt from: asked at one of them, a model answers what it has learnt by heart
+    last = datetime.fromisoformat(before.config["cut"]) - timedelta(days=shop.model.fit_days // 4)
+    span = older(last, shop.model.holdout_days, settings.zone)
     with logs.stage(log, "remembered", champion=champion.version) as said:
         apart = lost(histories, items, span, model, before, shop.blessing.metric, shop.model.seed, shop.model.bootstrap)
         said |= {"metric": shop.blessing.metric, "difference": str(apart)}
