@@ -26,6 +26,7 @@ def session(settings: Settings, name: str) -> SparkSession:
         remote = _remote(settings.spark_remote, name)
         if remote is not None:
             return remote
+    set_environment(SPARK_REMOTE=None)  # pyspark itself would follow it, beside the master that it is given
     scratch = _prepared(settings)
     if settings.spark_master.startswith("local"):
         set_environment(PYSPARK_PYTHON=sys.executable)  # Spark's Python workers: this environment, not the first on PATH
@@ -47,7 +48,6 @@ def _remote(address: str, name: str) -> SparkSession | None:
             probe.settimeout(5)
             if probe.connect_ex(("127.0.0.1", int(re.split("[/;]", rest)[0] or 15002))):
                 logger("spark").warning(said("no answer", server=address, remedy="a session of its own; `make down` and `make up`"))
-                set_environment(SPARK_REMOTE=None)  # or pyspark itself would follow it
                 return None
     from pyspark.sql import SparkSession
 

@@ -153,7 +153,7 @@ def test_a_warm_start_that_forgot_older_days_is_not_taken(
     (said,) = account
     told = account[said]
     assert (told["version"], told["metric"], told["margin"]) == ("4", "ndcg@10", margin)
-    assert (told["from"], told["until"]) == (moment(66).isoformat(), moment(80).isoformat()), "days that both have learnt from"
+    assert (told["from"], told["until"]) == (moment(63).isoformat(), moment(77).isoformat()), "days that both have learnt from"
     assert told["difference"]["value"] == 0.0 if order == "popular" else told["difference"]["value"] < -0.05
     assert (said == "warm_start") == taken
     if not taken:

@@ -206,7 +206,8 @@ def test_rows_after_the_night_change_nothing() -> None:
 def test_another_definition_is_another_experiment() -> None:
     exposed, histories = Crowd(SPLIT, 1, 200, ALIKE).shop([1.0])
     state = assess("x", rules(), exposed, histories, START, UTC, None)
-    assert definition(rules(promote=True)) == definition(rules())
+    served = {"serves": {"new": "7"}}
+    assert definition(rules(promote=True, **served)) == definition(rules(**served))
     with pytest.raises(Changed, match="give the new ones another name"):
         assess("x", rules(effect=0.1), exposed, histories, START + timedelta(days=1), UTC, state)
 
