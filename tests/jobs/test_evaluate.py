@@ -56,7 +56,7 @@ def test_a_night_is_judged_with_baselines_and_then_against_its_champion(make_set
         for metric in ("ndcg@10", "recall@20", "mrr", "hit_rate@10", "coverage@20", "novelty@20"):
             row = found[model, "all", metric]
             assert row["low"] <= row["value"] <= row["high"], (model, metric)
-    for task in ("view", "cart", "purchase"):
+    for task in ("view", "cart", "purchase", "next_category"):
         for metric in ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision"):
             row = found["challenger", "all", f"{task}_{metric}"]
             assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1

@@ -166,20 +166,20 @@ def test_items_and_shoppers_that_came_after_training_are_served(model: Any, tabl
 
 
 def test_heads_and_absent_behaviours_are_stated(model: Any, tmp_path: Path) -> None:
-    assert model.tasks == ("view", "cart", "purchase")
-    assert set(model.config["thresholds"]) == {"view", "cart", "purchase"}
+    assert model.tasks == ("view", "cart", "purchase", "next_category")
+    assert set(model.config["thresholds"]) == set(model.tasks)
     from nightmarket.recommend.model import Recommender
 
     tables = synthetic.shop(users=90, items=30, browsing=False)
     bare = Recommender.fit(*tables, CUT, SMALL.model_copy(update={"epochs": 1}), tmp_path)
-    assert bare.config["absent_tasks"] == ["view", "cart"]
-    assert bare.tasks == ("purchase",)
+    assert bare.config["absent_tasks"] == ["view", "cart", "return"]
+    assert bare.tasks == ("purchase", "next_category")
 
 
 @pytest.mark.parametrize(("broken", "said"), [
     ("recommender.json", "recommender.json is missing; the folder holds no saved recommender"),
     ("ranker.keras", "ranker.keras is missing; the copy is not whole"),
-    ("format", "is of format 99, this code reads 2; train again"),
+    ("format", "is of format 99, this code reads 3; train again"),
     ("features", "was trained on other features than this code makes"),
     ("signals", "holds what this code cannot read .TypeError"),
     ("weights", "holds what this code cannot read .KeyError"),

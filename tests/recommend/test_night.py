@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,10 +95,32 @@ def test_labels_are_what_was_done_within_the_window() -> None:
     events = held()
     made = signals(as_of=30)
     found = block(made, [ANN, BOB])
-    did = training.labels(events.between(float(seconds(moment(30))), float(seconds(moment(40)))), found)
+    did = training.labels(events.between(float(seconds(moment(30))), float(seconds(moment(40)))), found, made.catalogue)
     at = {(u, int(i)): did[u, n].tolist() for u, row in enumerate(found.items) for n, i in enumerate(row) if i >= 0}
-    assert at[ANN, TEA] == [False, False, True] and at[ANN, CUP] == [False, False, False]
-    assert at[BOB, CUP] == [False, True, False] and at[BOB, TEA] == [False, False, False]
+    # each of the three has a category of its own
+    assert at[ANN, TEA] == [False, False, True, False, True] and at[ANN, CUP] == [False] * 5
+    assert at[BOB, CUP] == [False, True, False, False, False] and at[BOB, TEA] == [False] * 5
+    assert training.behaviours_of(events, made.catalogue) == ("view", "cart", "purchase", "next_category")
+
+
+def test_a_return_and_the_next_category_are_labels_too() -> None:
+    rows = [
+        history("ann", [(1, "purchase", "tea"), (5, "view", "cup"), (32, "purchase", "cup"), (33, "return", "cup"), (34, "purchase", "tea")]),
+        history("bob", [(2, "purchase", "cup"), (6, "purchase", "pot")]),
+    ]
+    events = strangers.added(Histories.from_table(synthetic.features(rows)))
+    made = Signals(pairs_at(events, float(seconds(moment(30))), PURCHASE),
+                   replace(Catalogue.of(events.item_ids, synthetic.catalogue(["cup", "pot", "tea"], TITLES)),
+                           categories=np.array(["kitchen", "kitchen", "food"], dtype=object)), training.groups_of(events))
+    found = block(made, [ANN, BOB])
+    did = training.labels(events.between(float(seconds(moment(30))), float(seconds(moment(40)))), found, made.catalogue)
+    at = {(u, int(i)): did[u, n].tolist() for u, row in enumerate(found.items) for n, i in enumerate(row) if i >= 0}
+    # ann's next purchase day brings a cup, which is kitchen, as a pot is; the tea comes on a later day
+    assert at[ANN, CUP] == [False, False, True, True, True]
+    assert at[ANN, POT] == [False, False, False, False, True]
+    assert at[ANN, TEA] == [False, False, True, False, False]
+    assert not any(any(d) for (u, _), d in at.items() if u == BOB)
+    assert training.behaviours_of(events, made.catalogue) == ("view", "purchase", "return", "next_category")
 
 
 def test_sampled_shoppers_stand_for_all_others() -> None:
@@ -129,11 +152,12 @@ def test_the_sampled_loss_is_that_of_the_whole_list_on_average() -> None:
     tf = tensorflow()
     rng = np.random.default_rng(3)
     shape = ranker.RankerShape(5, 40, hidden=(8,), members=1, sampled=20)
-    labels = np.zeros((4, 40, 3), np.float32)
+    labels = np.zeros((4, 40, len(ranker.TASKS)), np.float32)
     labels[:, :2] = 1.0
+    labels[:, 2:20, ranker.TASKS.index("next_category")] = 1.0  # so many that they are drawn like the others
     listed = np.ones((4, 40), np.float32)
     listed[:, 36:] = 0.0
-    batch = {"features": rng.normal(size=(4, 40, 5)).astype(np.float32), "labels": labels, "listed": listed, "present": np.ones((4, 3), np.float32)}
+    batch = {"features": rng.normal(size=(4, 40, 5)).astype(np.float32), "labels": labels, "listed": listed, "present": np.ones((4, len(ranker.TASKS)), np.float32)}
     batch = {k: tf.constant(v) for k, v in batch.items()}
     task = ranker.RankingTask(shape, np.zeros(5, np.float32), np.ones(5, np.float32))
     import keras
@@ -154,7 +178,7 @@ def test_each_way_of_sharing_answers_alike_from_disk(architecture: ranker.Archit
     model = ranker.build(shape, np.zeros(5, np.float32), np.ones(5, np.float32))
     features = np.random.default_rng(2).normal(size=(2, 6, 5)).astype(np.float32)
     answer = ranker.scorer(model)(features)
-    assert answer.shape == (2, 6, 4) and model.output_shape[2] == (3 if architecture == "shared_bottom" else 1)
+    assert answer.shape == (2, 6, ranker.OUTPUTS) and model.output_shape[2] == (3 if architecture == "shared_bottom" else 1)
     # a candidate's answer is its own: the others of its list do not matter
     np.testing.assert_allclose(ranker.scorer(model)(features[:, ::-1])[:, ::-1], answer, rtol=1e-5)
     model.save(tmp_path / "ranker.keras")

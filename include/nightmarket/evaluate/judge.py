@@ -197,7 +197,7 @@ def _pairs(model: Recommender, signals: Signals, held: Histories, trial: Trial, 
         row, column = np.nonzero(block.items >= 0)
         owner.append(row + done)
         logit.append(ranked.logits[row, column])
-        did.append(training.labels(future, block)[row, column])
+        did.append(training.labels(future, block, signals.catalogue)[row, column])
         done += len(block.users)
     if not owner:
         return {}

@@ -44,6 +44,7 @@ def card(shop: str, candidate: Candidate, evaluation: Mapping[str, Any], metric:
         "",
         *_heads(evaluation.get("heads", {}).get("challenger", {})),
         "",
+        *_together(candidate.training),
         f"## Slices ({metric})",
         "",
         *table(("slice", "shoppers", "challenger", "champion", "popularity"), [
@@ -91,6 +92,14 @@ def _heads(heads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
         return ["None could be judged: the holdout shows too little behaviour."]
     names = sorted({m for task in heads.values() for m in task})
     return table(("behaviour", *names), [(task, *(_interval(values.get(n)) for n in names)) for task, values in sorted(heads.items())])
+
+
+def _together(training: Mapping[str, Any]) -> list[str]:
+    if not (tasks := training.get("second", {}).get("tasks")):
+        return []
+    apart = "that is more than chance, so the order and the behaviours have networks of their own" if tasks["separated"] else "they share one network"
+    return [f"Learnt with the behaviours, the network's order reached NDCG@10 {tasks['order_together']:.4f} on the newest lists, alone "
+            f"{tasks['order_alone']:.4f} (standard error of the difference {tasks['error']:.4f}): {apart}.", ""]
 
 
 def _caution(slices: Mapping[str, Mapping[str, Mapping[str, float]]], metric: str) -> str:

@@ -5,7 +5,7 @@ features of shopper, item and pair, with weights chosen on the newest lists. Wha
 again from the histories at hand, so a model trained last month serves what was bought this morning.
 
 Saved without pickle: `recommender.json` (config), `catalogue.json` (vocabulary and item metadata), `towers.keras`, `ranker.keras`,
-`trees.txt` where trees have a say, and `aside.keras`, the towers of an earlier moment that the next warm start goes on from.
+`heads.keras` where the behaviours have a network of their own, `trees.txt` where trees have a say, and `aside.keras`, the towers of an earlier moment that the next warm start goes on from.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nightmarket.learn.compress import Precision
 
 __all__ = ["FORMAT", "OUTPUT", "CannotStartWarm", "ModelError", "Recommender", "TooLittle"]
-FORMAT = 2
+FORMAT = 3
 _FEATURES = listing.names(PURCHASE, (*SIGNALS, TOWER), ("country",))
 OUTPUT = pa.schema([
     ("audience", pa.string()), ("audience_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()),
@@ -122,7 +122,7 @@ class Recommender:
         config = common | {
             "towers": asdict(made.towers.shape), "weights": made.second.weights, "countries": list(made.towers.countries),
             "absent_tasks": made.account["absent_tasks"], "thresholds": made.second.account["thresholds"], "training": made.account,
-            "aside": made.aside.moment if made.aside is not None else None,
+            "aside": made.aside.moment if made.aside is not None else None, "separated": made.second.heads is not None,
         }
         return cls(json.loads(json.dumps(config)), catalogue, made.towers.model, made.second, made.aside.model if made.aside is not None else None)
 
@@ -130,8 +130,10 @@ class Recommender:
         """Writes the model's files into `folder`, the config last."""
         folder.mkdir(parents=True, exist_ok=True)
         precision = self.config["precision"]
-        networks = {"towers": self._towers.model, "ranker": self._second.network, **({} if self._aside is None else {"aside": self._set_aside()})}
+        networks = {"towers": self._towers.model, "ranker": self._second.network, "heads": self._second.heads, "aside": self._set_aside()}
         for name, network in networks.items():
+            if network is None:
+                continue
             if precision == "float32":
                 network.save(folder / f"{name}.keras")
             else:
@@ -169,7 +171,8 @@ class Recommender:
         trees = ("trees.txt",) if "trees" in config["weights"] else ()
         kept = "keras" if config["precision"] == "float32" else "npz"
         aside = (folder / f"aside.{kept}",) if config.get("aside") is not None else ()
-        for name in (f"towers.{kept}", f"ranker.{kept}", "catalogue.json", *trees, *(f.name for f in aside)):
+        heads = (f"heads.{kept}",) if config["separated"] else ()
+        for name in (f"towers.{kept}", f"ranker.{kept}", *heads, "catalogue.json", *trees, *(f.name for f in aside)):
             if not (folder / name).is_file():
                 raise ModelError(f"{folder / name} is missing; the copy is not whole. Copy it again, or train again")
         booster = None
@@ -178,7 +181,7 @@ class Recommender:
 
             booster = lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8"))
         networks = [cls._network(folder / f"{name}.{kept}") for name in ("towers", "ranker")]
-        second = Second(config["weights"], booster, networks[1], config["training"]["second"])
+        second = Second(config["weights"], booster, networks[1], config["training"]["second"], *(cls._network(folder / name) for name in heads))
         return cls(config, Catalogue.load(folder / "catalogue.json"), networks[0], second, *aside)
 
     @staticmethod

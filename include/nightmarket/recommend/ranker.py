@@ -18,9 +18,12 @@ import numpy as np
 from nightmarket.learn.inputs import Field
 from nightmarket.learn.strategy import tensorflow
 
-TASKS = ("view", "cart", "purchase")
-"""The behaviours, in the order of the logits after the ranking score."""
+TASKS = ("view", "cart", "purchase", "return", "next_category")
+"""The behaviours, in the order of the logits after the ranking score. The first four are the shopper's towards the candidate itself;
+next_category is whether the next purchase day has a product of the candidate's category."""
 OUTPUTS = 1 + len(TASKS)
+_SHARES = (1.0, 1.0, 1.0, 1.0, 0.1)
+"""Of each behaviour in the loss: a category is bought from ten times as often as one of its products, and may not drown these."""
 Architecture = Literal["shared_bottom", "mmoe", "ple"]
 _CLIP = 6.0  # standard deviations: one wild count must not decide
 
@@ -100,14 +103,14 @@ class RankingTask:
     def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
         """(batch,) listwise loss of purchases (0 for a list without one) plus weighted cross-entropies of present behaviours.
 
-        Of a long list all candidates with a behaviour and a sample of the others are looked at; the others weigh what they stand for
+        Of a long list all candidates with a behaviour of their own and a sample of the others are looked at; the others weigh what they stand for
         (importance sampling), in the softmax as in the cross-entropies.
         """
         tf = tensorflow()
         features, labels, listed = batch["features"], batch["labels"], batch["listed"]
         if not 0 < self.shape.sampled < self.shape.list_size:
             return self._losses(tf, model(features, training=True), labels, listed, listed, batch["present"])
-        did = tf.reduce_max(labels, axis=2) * listed
+        did = tf.reduce_max(labels[..., : TASKS.index("next_category")], axis=2) * listed
         drawn = tf.random.stateless_uniform(tf.shape(listed), tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)]))
         kept = tf.math.top_k(drawn + did - 2.0 * (1.0 - listed), self.shape.sampled).indices
         others = tf.reduce_sum(listed - did, axis=1)
@@ -130,7 +133,7 @@ class RankingTask:
         each = tf.reduce_mean(cross, axis=2) * (listed * weight)[:, :, None]
         # a candidate weighs the same whichever list it is in: probabilities must hold over all of them
         behaviours = tf.reduce_sum(each, axis=1) / float(self.shape.list_size)
-        return listwise + 20.0 * self.behaviour_weight * tf.reduce_sum(behaviours * present, axis=1)
+        return listwise + 20.0 * self.behaviour_weight * tf.reduce_sum(behaviours * present * tf.constant(_SHARES), axis=1)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ class TaughtTask:
         chance = tf.sigmoid(told[..., 1:])
         apart = (tf.nn.sigmoid_cross_entropy_with_logits(chance, logits[..., 1:]) - tf.nn.sigmoid_cross_entropy_with_logits(chance, told[..., 1:]))
         behaviours = tf.reduce_sum(tf.reduce_mean(apart, axis=2) * listed[:, :, None], axis=1) / float(own.shape.list_size)
-        distance = order + 20.0 * own.behaviour_weight * tf.reduce_sum(behaviours * batch["present"], axis=1)
+        distance = order + 20.0 * own.behaviour_weight * tf.reduce_sum(behaviours * batch["present"] * tf.constant(_SHARES), axis=1)
         return (1.0 - self.share) * mine + self.share * distance
 
 

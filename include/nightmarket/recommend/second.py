@@ -28,6 +28,8 @@ DEPTH = 10
 """Places that count when something is chosen."""
 LEARNERS = ("trees", "network")
 """What the second stage learns, by name."""
+_ORDER = "purchase"
+"""The one behaviour that is learnt with the order in any case: what the order is of."""
 _FURTHER_EPOCHS = 3
 """Over all lists, after what was chosen on the newest of them."""
 _PATIENCE = 4
@@ -113,13 +115,23 @@ class Second:
     network: Any = None
     """The keras.Model of `ranker`."""
     account: dict[str, Any] = field(default_factory=dict)
+    heads: Any = None
+    """Another keras.Model of `ranker`, whose heads answer for the behaviours where they hurt the order that was learnt with them."""
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the networks."""
+        return sum(int(n.count_params()) for n in (self.network, self.heads) if n is not None)
 
     @cached_property
     def logits(self) -> Callable[[np.ndarray], np.ndarray]:
         """features (n, L, F) -> (n, L, 1 + tasks): the network's score and its heads' logits."""
         from nightmarket.recommend import ranker
 
-        return ranker.scorer(self.network)
+        if self.heads is None:
+            return ranker.scorer(self.network)
+        order, behaviours = ranker.scorer(self.network), ranker.scorer(self.heads)
+        return lambda features: np.concatenate([order(features)[..., :1], behaviours(features)[..., 1:]], axis=2)
 
     def score(
         self, features: np.ndarray, listed: np.ndarray, scores: Mapping[str, np.ndarray], logits: np.ndarray | None = None,
@@ -186,9 +198,17 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1,
     told: dict[str, np.ndarray] = {n: standard(held.scores[n].astype(np.float64), held.listed) for n in held.scores if single[n] > 0}
     trees, rounds = _trees(lists, earlier, held, plan)
     told["trees"] = standard(_trees_score(trees, held.features, held.listed), held.listed)
+    order = network
     if network is not None:
         account |= network.learn(earlier, newest)
         told["network"] = standard(network.logits(held.features)[..., 0].astype(np.float64), held.listed)
+        if len(plan.heads) > 1:
+            alone = _Network(lists, replace(plan, heads=(_ORDER,)), work / "single", placement)
+            alone.learn(earlier, newest)
+            said = standard(alone.logits(held.features)[..., 0].astype(np.float64), held.listed)
+            account["tasks"] = together = _together(ndcg(told["network"], held), ndcg(said, held))
+            if together["separated"]:
+                order, told["network"] = alone, said
     weights, reached = _blend(told, held, start=(*(n for n in LEARNERS if n in told), *(n for n in (best, "rising") if n in told)))
     account |= {"held_lists": len(held), "rounds": rounds,
                 "validation": {n: round(float(ndcg(told[n], held).mean()), 4) for n in LEARNERS if n in told}, "blend": round(reached, 4)}
@@ -198,10 +218,26 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1,
         account |= {"chosen": "one signal", "why": f"on the newest lists {best} alone reaches {single[best]:.4f}, the learnt order {reached:.4f}: no clear gain"}
         return _one_signal(best, account, network if plan.heads else None)
     account |= {"chosen": "learnt", "weights": {n: round(w, 3) for n, w in weights.items()}}
-    if network is not None and ("network" in weights or plan.heads):
-        network.go_on()
+    orders = order if "network" in weights else None
+    for learner in dict.fromkeys((network if plan.heads else None, orders)):
+        if learner is not None:
+            learner.go_on()
     final = _trees(lists, np.ones(len(lists), bool), None, replace(plan, rounds=_more(rounds)))[0] if "trees" in weights else None
-    return Second(weights, final, network.model if network is not None and ("network" in weights or plan.heads) else None, account)
+    kept = network if plan.heads and network is not None else None
+    first = orders or kept
+    return Second(weights, final, first.model if first is not None else None, account,
+                  kept.model if kept is not None and kept is not first else None)
+
+
+def _together(together: np.ndarray, alone: np.ndarray) -> dict[str, Any]:
+    """What learning the behaviours with the order did to the order: (n,) NDCG@10 of the same lists with them and without.
+
+    Negative transfer is a mean loss of more than its standard error; then the tasks are separated.
+    """
+    loss = alone - together
+    error = float(loss.std() / np.sqrt(len(loss)))
+    return {"order_together": round(float(together.mean()), 4), "order_alone": round(float(alone.mean()), 4), "error": round(error, 4),
+            "separated": bool(loss.mean() > error)}
 
 
 @dataclass(frozen=True)
@@ -261,15 +297,18 @@ def refresh(before: Second, lists: Lists, plan: Plan, work: Path, placement: Pla
     hits = int(lists.with_hit.sum())
     if hits < plan.least_lists:
         return replace(before, account={**before.account, "refreshed": {"lists": len(lists), "with_hit": hits, "why": f"{plan.least_lists} are needed"}})
-    network = before.network
-    if network is not None:
-        learner = _Network(lists, plan, work, placement)
-        learner.take(network)
-        learner.go_on()
-        network = learner.model
+    networks = []
+    for name, old in (("order", before.network), ("heads", before.heads)):
+        if old is not None:
+            single = name == "order" and before.heads is not None
+            learner = _Network(lists, replace(plan, heads=(_ORDER,)) if single else plan, work / name, placement)
+            learner.take(old)
+            learner.go_on()
+            old = learner.model
+        networks.append(old)
     rounds = replace(plan, rounds=_more(int(before.account["rounds"]))) if "trees" in before.weights else None
     trees = _trees(lists, np.ones(len(lists), bool), None, rounds)[0] if rounds is not None else before.trees
-    return Second(before.weights, trees, network, {**before.account, "refreshed": {"lists": len(lists), "with_hit": hits}})
+    return Second(before.weights, trees, networks[0], {**before.account, "refreshed": {"lists": len(lists), "with_hit": hits}}, networks[1])
 
 
 def _more(rounds: int) -> int:
@@ -437,7 +476,7 @@ class _Network:
             part = places[start : start + step]
             if lists.behaviours is None:
                 labels = np.zeros((len(part), lists.labels.shape[1], len(tasks)), np.float32)
-                labels[..., tasks.index("purchase")] = lists.labels[part]
+                labels[..., tasks.index(_ORDER)] = lists.labels[part]
             else:
                 labels = lists.behaviours[part].astype(np.float32)
             files.append(write_examples(self._work / name, f"{start // step:05d}", {
@@ -454,7 +493,7 @@ class _Network:
     @property
     def _present(self) -> np.ndarray:
         """(tasks,) float32: 1 for a behaviour that is learnt."""
-        wanted = self._plan.heads or ("purchase",)
+        wanted = self._plan.heads or (_ORDER,)
         return np.array([float(t in wanted) for t in ranker.TASKS], np.float32)
 
     def _thresholds(self, places: np.ndarray) -> dict[str, float]:

@@ -68,7 +68,7 @@ def teach(
         said |= {"epochs": len(history), "loss": history[-1]["loss"] if history else None, "weights": learner.model.count_params(), "of": teacher.model.count_params()}
     account = {
         "embedding_dim": wanted.embedding_dim, "towers": history[-1] if history else {}, "second": {k: v for k, v in made.account.items() if k != "thresholds"},
-        "weights": {"student": int(learner.model.count_params() + made.network.count_params()),
-                    "teacher": int(teacher.model.count_params() + judge.network.count_params())},
+        "weights": {"student": int(learner.model.count_params()) + made.parameters,
+                    "teacher": int(teacher.model.count_params()) + judge.parameters},
     }
     return Towers(learner.model, shape, teacher.countries), made, account

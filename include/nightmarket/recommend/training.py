@@ -21,7 +21,7 @@ from nightmarket.recommend import carried, ranker, search, second, stages, stude
 from nightmarket.recommend import lists as listing
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.earlier import Earlier, pairs_at
-from nightmarket.recommend.histories import CART, DAY, PURCHASE, VIEW, Histories
+from nightmarket.recommend.histories import CART, DAY, PURCHASE, RETURN, VIEW, Histories
 from nightmarket.recommend.second import Lists, Second
 from nightmarket.recommend.signals import Groups, Options, Signals
 from nightmarket.recommend.stages import Towers
@@ -95,16 +95,47 @@ def cut_times(first_event: float, cut: float, fit_days: int, wanted: int = CUTS)
     return sorted(kept)
 
 
-def labels(future: Histories, block: listing.Block) -> np.ndarray:
-    """(n, L, tasks) bool: which behaviours the shopper showed towards each candidate in `future`."""
+_KINDS = (VIEW, CART, PURCHASE, RETURN)
+"""Kinds of events that the first of ranker.TASKS are."""
+
+
+def labels(future: Histories, block: listing.Block, catalogue: Catalogue) -> np.ndarray:
+    """(n, L, tasks) bool: which behaviours the shopper showed towards each candidate in `future`; see ranker.TASKS."""
     items = block.items
     out = np.zeros((*items.shape, len(ranker.TASKS)), bool)
     asked = block.users[:, None].astype(np.int64) * max(future.items, 1) + np.maximum(items, 0)
-    for n, kind in enumerate((VIEW, CART, PURCHASE)):
+    for n, kind in enumerate(_KINDS):
         part = future.of(kind)
         did = np.unique(part.user.astype(np.int64) * max(future.items, 1) + part.item)
         out[..., n] = np.isin(asked, did) & (items >= 0)
+    codes = category_codes(catalogue)
+    wide = np.int64(codes.max(initial=0)) + 1
+    first = first_days(future.of(PURCHASE))
+    wanted = np.unique(first.user.astype(np.int64) * wide + codes[first.item])
+    of = codes[np.maximum(items, 0)]
+    out[..., len(_KINDS)] = np.isin(block.users[:, None].astype(np.int64) * wide + of, wanted) & (items >= 0) & (of > 0)
     return out
+
+
+def category_codes(catalogue: Catalogue) -> np.ndarray:
+    """(I,) int64 code of an item's category, from 1; 0 where it has none."""
+    names = sorted({c for c in catalogue.categories if c})
+    place = {c: n + 1 for n, c in enumerate(names)}
+    return np.array([place.get(c, 0) for c in catalogue.categories], np.int64)
+
+
+def first_days(bought: Histories) -> Histories:
+    """Each shopper's purchases of the first day (24 hours of UTC) that has one."""
+    day = bought.time // int(DAY)
+    first = np.full(bought.users, np.iinfo(np.int64).max)
+    np.minimum.at(first, bought.user, day)
+    return bought.where(day == first[bought.user])
+
+
+def behaviours_of(past: Histories, catalogue: Catalogue) -> tuple[str, ...]:
+    """Those of ranker.TASKS that a shop's events and products tell of: a category has to be one of several."""
+    kinds = [t for t, k in zip(ranker.TASKS, _KINDS, strict=False) if (past.kind == k).any()]
+    return tuple(kinds) + (("next_category",) if category_codes(catalogue).max(initial=0) > 1 else ())
 
 
 def sample_users(past: Histories, future: Histories, seed: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +184,7 @@ def train(
             f"{len(both)} shoppers have a history before the fit window and a purchase in it; model.minimum_users is "
             f"{settings.minimum_users}: wait for more nights or lower it"
         )
-    present = tuple(t for t, k in zip(ranker.TASKS, (VIEW, CART, PURCHASE), strict=True) if (past.kind == k).any())
+    present = behaviours_of(past, catalogue)
     account: dict[str, Any] = {"cuts": len(cuts), "items": past.items, "shoppers": len(np.unique(past.user)),
                                "absent_tasks": [t for t in ranker.TASKS if t not in present]}
     groups = groups_of(past)
@@ -278,7 +309,8 @@ def warm_start(
                               f"this night wants {shape.dim}, {shape.history} and {settings.candidates}")
     if before.cut > cut:
         raise CannotStartWarm("the earlier model has seen days after this night's cut")
-    absent = [t for n, t in zip((VIEW, CART, PURCHASE), ranker.TASKS, strict=True) if not (past.kind == n).any()]
+    present = behaviours_of(past, catalogue)
+    absent = [t for t in ranker.TASKS if t not in present]
     if absent != before.account["absent_tasks"]:
         raise CannotStartWarm("the shop has other behaviours than the earlier model learnt")
     charged = Signals(pairs_at(past, cut, PURCHASE), catalogue, groups_of(past), before.options).log_price
@@ -364,7 +396,7 @@ def _lists(signals: Signals, past: Histories, number: int, of: int, settings: Se
     weight = dict(zip(users.tolist(), weights.tolist(), strict=True))
     parts = []
     for block in listing.blocks(signals, pairs, users, settings.candidates, allowed, repeats=True):
-        did = listing.widened(labels(future, block), settings.candidates)
+        did = listing.widened(labels(future, block, signals.catalogue), settings.candidates)
         parts.append(Lists(
             listing.widened(block.features, settings.candidates), did[..., ranker.TASKS.index("purchase")],
             listing.widened(block.items >= 0, settings.candidates), right[block.users], np.full(len(block.users), moment),
