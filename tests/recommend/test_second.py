@@ -11,7 +11,7 @@ import pytest
 from nightmarket.recommend import ranker, second
 from nightmarket.recommend.second import Lists, Plan, Second
 
-PLAN = Plan(rounds=20, epochs=2, hidden=(8, 4), members=2, least_lists=20, heads=("view", "purchase"), sampled=0, batch=32)
+PLAN = Plan(rounds=20, epochs=10, hidden=(8, 4), members=2, least_lists=20, heads=("view", "purchase"), sampled=0, batch=16, network_rate=2e-2)
 
 
 def lists(n: int = 240, length: int = 8, seed: int = 4) -> Lists:
