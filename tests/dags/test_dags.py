@@ -205,7 +205,7 @@ def test_whose_schedule_decides_about_training(tmp_path: Path) -> None:
     code = ("import json\nfrom nightmarket.orchestration.manual import dags\nd = dags()\n"
             "print(json.dumps([d['nightly_retraining'].timetable.serialize(), "
             "*[d[n].schedule is None for n in ('recommendation_training', 'seasonal_forecasting', 'fraud_screening')]]))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=500,
                           env=child_environment(NIGHTMARKET_SHOP=str(shop)))
     assert json.loads(done.stdout.splitlines()[-1]) == [{"expression": "30 4 * * *", "timezone": "Europe/London", "scheduled": True}, True, True, True]
 
@@ -271,7 +271,7 @@ HEAVY = {"pyspark", "tensorflow", "keras", "pandas", "numpy", "mlflow", "great_e
 @pytest.mark.parametrize("dag_id", CHAINS)
 def test_a_parse_is_quick_and_imports_nothing_heavy(dag_id: str) -> None:
     done = subprocess.run([sys.executable, "-c", PARSE, str(PROJECT / "dags" / f"{dag_id}.py")], capture_output=True, text=True,
-                          env=child_environment(), check=True, timeout=120)
+                          env=child_environment(), check=True, timeout=500)
     told = json.loads(done.stdout.splitlines()[-1])
     assert not HEAVY & set(told["all"])
     # beyond Airflow itself a parse imports the project and the reader of shop.yaml; a new name here wants a reason
@@ -284,7 +284,7 @@ def test_a_broken_shop_says_so_at_parse(tmp_path: Path) -> None:
     broken = tmp_path / "shop.yaml"
     broken.write_text(DEFAULT_SHOP.read_text(encoding="utf-8").replace("time_zone: Europe/London", "time_zone: Europe/Londn"))
     done = subprocess.run([sys.executable, str(PROJECT / "dags" / "shop_ingestion.py")], capture_output=True, text=True,
-                          env=child_environment(NIGHTMARKET_SHOP=str(broken)), check=False, timeout=120)
+                          env=child_environment(NIGHTMARKET_SHOP=str(broken)), check=False, timeout=500)
     assert done.returncode == 1
     assert "'Europe/Londn' is not an IANA time zone" in done.stderr
 
