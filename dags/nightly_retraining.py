@@ -8,13 +8,16 @@ one mail (`summarise`, `send`). The owners of forecasts and risk get their lette
 something new for them; decisions start `blocklist_approval`. Questions for newcomers, experiments and metrics are seen to as in `recommendation_training`.
 
 **Each kind is on its own**: where one cannot be trained its champion publishes all the same, the others are served, the summary says
-so, and the run ends as failed.
+so, and the run ends as failed. So it is where the night cannot be compared with those before, or nothing can be done about its alerts.
 
 **Nothing is trained twice** from the same inputs, settings and code, unless *Force* says so. With `schedule.retraining` this DAG
 decides about every kind, and `recommendation_training`, `seasonal_forecasting` and `fraud_screening` run by hand only; without it, this
 one does.
 
-**A night that the gate refused** trains nothing; the last publication keeps serving.
+**A night that the gate refused** trains nothing; what `responses` says about that is done, and the last publication keeps serving.
+
+**By order**: *Trigger* with *Order*, *Kind of model* and *Reason*: that is done whatever the plan would find due. The same from a terminal:
+`python -m jobs.plan_retraining --run-date NIGHT --order retrain --model KIND --who NAME --reason TEXT`, before the night or beside it.
 
 **Backfill**: *Trigger → Backfill*, or `airflow backfill create --dag-id nightly_retraining --from-date 2026-04-01 --to-date 2026-04-07`.
 A model of a past night never displaces a champion that learnt from newer data.
@@ -32,11 +35,12 @@ from nightmarket.orchestration import (
     TriggerRule,
     asset,
     defaults,
-    form,
     job_task,
     kinds,
     mapped_job,
     outcome,
+    retraining_form,
+    settled,
     shop,
 )
 
@@ -48,7 +52,7 @@ with DAG(
     description="Watch the night, train what is due, publish, summarise.",
     doc_md=__doc__,
     schedule=NightTimetable(cron or "0 4 * * *", zone=settings.shop.time_zone, scheduled=settings.scheduled and cron is not None),
-    params=form(datasets=False),
+    params=retraining_form(kinds()),
     dagrun_timeout=timedelta(hours=16),
     on_failure_callback=TellFailure("recommendations"),
     **defaults("recommendations", ["models"]),
@@ -58,7 +62,12 @@ with DAG(
     retrain = mapped_job("retrain", [f"--model {kind}" for kind in kinds()])
     summarise = job_task("summarise", trigger_rule=TriggerRule.ALL_DONE)  # a night of failures above all
 
-    ready >> job_task("drift") >> job_task("respond") >> job_task("plan_retraining") >> retrain
+    drift = job_task("drift")
+    # what cannot be compared, or responded to, is told about; it keeps nobody from being served
+    respond = job_task("respond", trigger_rule=TriggerRule.ALL_DONE)
+    plan = job_task("plan_retraining", arguments="{{ order_arguments() }}", trigger_rule=TriggerRule.ALL_DONE)
+    ready >> drift >> respond >> plan >> retrain
+    ready >> retrain  # a night that was refused is planned, to say so, and left alone
     letters = [
         job_task("announce_forecasts", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE),
         job_task("brief_risk", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE, outlets=[asset(SCREENING_DECISIONS)]),
@@ -66,5 +75,6 @@ with DAG(
     send = job_task("send", may_be_late=True)
     retrain >> summarise >> [send, job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)]
     retrain >> letters >> send
-    retrain >> [job_task("experiment"), outcome()]
-    ready >> job_task("onboard")
+    retrain >> settled() >> (experiment := job_task("experiment"))
+    ready >> [experiment, job_task("onboard")]
+    [drift, respond, retrain] >> outcome()

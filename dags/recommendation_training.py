@@ -7,7 +7,7 @@ loaded again in a fresh process (`register`), promoted only if the model gate le
 then answers for every shopper and stranger (`publish`). The owner of the recommendations gets a letter: who serves and why,
 quality beside the baselines, what moved (`announce`, `send`). Beside all that, the questions that tell most about a newcomer are
 chosen from the same histories (`onboard`). Experiments of shop.yaml are judged on what shoppers did up to that night, and their arms
-served from then on (`experiment`). The night is compared with those before it (`drift`), and what shop.yaml `responses` says about its alerts is
+served from then on (`experiment`), also where the training failed. The night is compared with those before it (`drift`), and what shop.yaml `responses` says about its alerts is
 done (`respond`). Monitoring gets the night's numbers whatever became of it (`metrics`).
 
 **A night that the data gate refused never gets here**: its histories are not published.
@@ -24,7 +24,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable, chain
 
-from nightmarket.orchestration import FEATURES, TellFailure, TriggerRule, asset, defaults, form, job_task, shop
+from nightmarket.orchestration import FEATURES, TellFailure, TriggerRule, asset, defaults, form, job_task, outcome, shop
 
 with DAG(
     dag_id="recommendation_training",
@@ -37,8 +37,12 @@ with DAG(
     on_failure_callback=TellFailure("recommendations"),  # of the delivery's failures `report` tells
     **defaults("recommendations", ["models"]),
 ) as dag:
-    steps = [job_task(name) for name in ("train", "evaluate", "register", "bless", "publish", "announce", "experiment")]
+    steps = [job_task(name) for name in ("train", "evaluate", "register", "bless", "publish", "announce")]
+    # shoppers are in experiments whatever became of the night's training: a harm is seen all the same
+    experiment = job_task("experiment", trigger_rule=TriggerRule.ALL_DONE)
     metrics = job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)
-    chain(*steps, [job_task("send", may_be_late=True), metrics])
+    chain(*steps, ended := outcome())
+    steps[-1] >> experiment >> [job_task("send", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE), metrics]
     job_task("onboard")
-    job_task("drift") >> job_task("respond")
+    drift = job_task("drift")
+    drift >> [job_task("respond", trigger_rule=TriggerRule.ALL_DONE), ended]  # there are alerts from elsewhere too

@@ -6,7 +6,8 @@ says, the owners get its report by mail (`report`, `send`) and monitoring its nu
 
 **One run is one night**, the partition `YYYY-MM-DD` in the shop's time zone. The scheduled run takes the day before.
 
-**When the gate refuses** the run is failed, nothing behind it runs, and the last publication keeps serving. Mend the
+**When the gate refuses** the run is failed, nothing behind it runs, and the last publication keeps serving. What `responses` of
+`shop.yaml` says about that (`gate.refused`) is done (`respond`), as it is where the night does not get as far as the gate. Mend the
 delivery and clear `ingest`, or run the date again; lowering a threshold is an edit of `shop.yaml`, which also reruns.
 
 **Backfill**: *Trigger → Backfill* here, or
@@ -38,8 +39,10 @@ with DAG(
 ) as dag:
     deliver, ingest, clean, gate, aggregate = map(job_task, ("deliver", "ingest", "clean", "gate", "aggregate"))
     report = job_task("report", trigger_rule=TriggerRule.ALL_DONE)  # the owner hears of bad nights above all
-    send = job_task("send", may_be_late=True)
+    # a night that does not get through reaches no DAG behind this one; of the others those have their own
+    respond = job_task("respond", trigger_rule=TriggerRule.ONE_FAILED)
+    send = job_task("send", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)
 
     deliver >> ingest >> clean >> gate >> aggregate
-    gate >> report >> send
-    report >> job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)  # of bad nights above all
+    gate >> [report, respond] >> send
+    [report, respond] >> job_task("metrics", may_be_late=True, trigger_rule=TriggerRule.ALL_DONE)  # of bad nights above all

@@ -10,6 +10,7 @@ log of what was shown (off-policy estimates, `nightmarket.online.before`), or wh
 A winner is promoted by a person (--promote), or by itself, once, where shop.yaml says `promote: true`: through the model gate's record
 and the ledger either way; then everybody is served by it at once. What the gate holds against a winner is on its page and in the mail, and is not
 tried again by itself. Exits 3 where the gate refused the night, an experiment was changed while it ran, or a person's promotion is refused.
+One that was changed is not judged and goes on as it was served; the others are judged all the same.
 
   python -m jobs.experiment --run-date 2026-03-10
   python -m jobs.experiment --run-date 2026-03-31 --promote warmer_ranking --approve "Ada" --reason "two good weeks"
@@ -63,18 +64,20 @@ def run(night: Night) -> list[Manifest]:
         return []
     require_passed(night.lake, night.run_date)
     exposures = _exposures(night)
-    states, ahead = _states(night, exposures, experiments), _foreseen(night)
+    (states, changed), ahead = _states(night, exposures, experiments), _foreseen(night)
     if night.dry_run:
         for state in states:
             log.info(logs.said("would tell", experiment=state.name, status=state.status, why=state.why))
         return [m for m in (exposures,) if m]
-    made = _publish(night, states, exposures, ahead)
+    made = _publish(night, states, [before for name, before in _before(night).items() if name in changed], exposures, ahead)
     decided: set[str] = set()
     if not any(d > night.run_date for d in night.lake.dates(EXPERIMENTS)):
         decided = {s.name for s in states if s.status == "won" and experiments[s.name].promote and _promote_once(night, s)}
-        _serve(night, states)
+        _serve(night, states, list(changed))
     _tell(night, states, decided)
     _tell_ahead(night, ahead)
+    if changed:
+        raise Refused("; ".join(changed.values()))
     return [m for m in (exposures, made) if m]
 
 
@@ -108,24 +111,27 @@ def _exposures(night: Night) -> Manifest | None:
                               sums={"shows": str(taken.lines - taken.rejected.num_rows - taken.plain)}, notes={"lines": taken.lines, "plain": taken.plain})
 
 
-def _states(night: Night, exposures: Manifest | None, experiments: dict[str, Experiment]) -> list[State]:
+def _states(night: Night, exposures: Manifest | None, experiments: dict[str, Experiment]) -> tuple[list[State], dict[str, str]]:
+    """States after the night, and of each experiment that was changed while it ran what is wrong with that."""
     from nightmarket.online.experiments import Changed, assess
     from nightmarket.online.exposures import exposed
     from nightmarket.recommend.histories import Histories
 
     before = _before(night)
     histories = Histories.from_table(night.lake.at(FEATURES, night.run_date).arrow())
-    states = []
+    states, changed = [], {}
     for name, rules in experiments.items():
         seen = exposed(night.lake, name, list(rules.arms), rules.starts, night.run_date)
         with logs.stage(log, "judged", experiment=name, shoppers=len(seen.unit)) as said:
             try:
                 state = assess(name, rules, seen, histories, night.run_date, night.settings.zone, before.get(name))
             except Changed as error:
-                raise Refused(str(error)) from None
+                changed[name] = str(error)
+                said["status"] = "changed"
+                continue
             said |= {"status": state.status, "step": state.step, "why": state.why}
         states.append(state)
-    return states
+    return states, changed
 
 
 def _before(night: Night) -> dict[str, State]:
@@ -222,7 +228,10 @@ def _tell_ahead(night: Night, ahead: dict[str, list[Foreseen]]) -> None:
             letter.post(told, folder, Outbox(settings.places.outbox), settings.shop.mail.sender, night.force)
 
 
-def _publish(night: Night, states: list[State], exposures: Manifest | None, ahead: dict[str, list[Foreseen]]) -> Manifest:
+def _publish(
+    night: Night, states: list[State], unjudged: list[State], exposures: Manifest | None, ahead: dict[str, list[Foreseen]],
+) -> Manifest:
+    """`unjudged`: states of the nights before that are still the newest."""
     import pyarrow as pa
 
     from nightmarket.online.experiments import definition
@@ -238,17 +247,17 @@ def _publish(night: Night, states: list[State], exposures: Manifest | None, ahea
     with night.lake.writer(EXPERIMENTS, [night.run_date]) as writer:
         writer.stage_arrow(night.run_date, pa.Table.from_pylist(rows, EXPERIMENTS.arrow_schema()))
         return writer.publish(night.run_date, inputs=read, settings=night.settings.digest(*SECTIONS), code=code_version(), run_id=night.run_id,
-                              seconds=time.monotonic() - started, notes={"states": [s.to_json() for s in states], "ahead": told})
+                              seconds=time.monotonic() - started, notes={"states": [s.to_json() for s in (*states, *unjudged)], "ahead": told})
 
 
-def _serve(night: Night, states: list[State]) -> None:
-    """Publications of the arms that models serve, then the list of what runs."""
+def _serve(night: Night, states: list[State], unjudged: Sequence[str]) -> None:
+    """Publications of the arms that models serve, then the list of what runs; what is `unjudged` goes on as it does."""
     from nightmarket.online.experiments import split
     from nightmarket.online.promotion import promoted
-    from nightmarket.online.serving import Running, write_running
+    from nightmarket.online.serving import Running, read_running, write_running
 
     shop, folder = night.settings.shop, night.settings.places.root / "published"
-    running = []
+    running = [r for r in read_running(folder) if r.split.name in unjudged]
     for state in states:
         rules, came = shop.experiments[state.name], _came(night, state)
         # a winner that was promoted is what everybody gets; the champions after it are as much theirs

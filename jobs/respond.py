@@ -6,7 +6,7 @@ Alerts are read from gold.drift (drift.<dataset>, drift.recommendations, drift.s
 with `--alert NAME=CAUSE`. A response orders a retraining, takes the version that was measured out of service, with its online updates, stops
 online updates, or makes the business rules that refused the night warnings (`jobs.gate` asks for that itself and judges again). Each is logged
 with cause and effect in <root>/monitor/responses.jsonl. An alert that is still there after the window of the response to it, or a response
-that failed, is mailed to a person.
+that failed, is mailed to a person; a night on which nobody could tell says neither that it helped nor that it did not.
 
   python -m jobs.respond --run-date 2026-02-01
   python -m jobs.respond --run-date 2026-02-01 --alert "lookup.slow=p99 of 80 ms"
@@ -28,7 +28,7 @@ from nightmarket.command import Night, Refused, UsageError
 from nightmarket.contracts import DRIFT, QUALITY
 from nightmarket.lake import Lake, Manifest
 from nightmarket.monitor import orders, switches
-from nightmarket.monitor.inbox import firing
+from nightmarket.monitor.inbox import PREFIX, firing
 from nightmarket.monitor.responses import Alert, Entry, Intent, Log, Suspect, decide, due, suspect
 from nightmarket.registry import kinds
 from nightmarket.registry.kinds import KINDS, RECOMMENDER, SCREENER, Kind
@@ -37,6 +37,8 @@ from nightmarket.shop import Settings
 
 log = logs.logger("respond")
 WHO = "jobs.respond"
+LIVE, LIVE_POSTED = "quality.live", f"{PREFIX}LiveQualityLow"
+"""The same alert, told by the night and by Prometheus."""
 
 
 def extend(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,7 @@ def run(night: Night) -> list[Manifest]:
     if night.args.lift:
         _lift(night)
         return []
-    posted = firing(settings) if night.run_date >= max(night.lake.dates(QUALITY), default=night.run_date) else []
+    posted = firing(settings) if _newest(night) else []
     alerts = [*alerts_of(settings, night.lake, night.run_date), *(_about(night, a) for a in posted), *(_named(text) for text in night.args.alert)]
     book = Log(settings.places.root)
     past = book.entries()
@@ -61,7 +63,7 @@ def run(night: Night) -> list[Manifest]:
                            why=intent.declined or None))
     if night.dry_run:
         return []
-    for entry, helped in due(past, alerts, night.run_date):
+    for entry, helped in due(past, alerts, night.run_date, unseen(night)):
         _outcome(night, book, entry, helped)
     for intent in intents:
         _act(night, book, past, intent)
@@ -88,7 +90,6 @@ def _kind(model: str) -> Kind:
 def alerts_of(settings: Settings, lake: Lake, night: date) -> list[Alert]:
     """The alerts that the night's tables tell of."""
     found: dict[str, list[str]] = {}
-    measured: dict[str, tuple[str, str | None]] = {}
     verdict, watched = lake.manifest(QUALITY, night), lake.manifest(DRIFT, night)
     if verdict is not None and verdict.notes["verdict"] == "refused":
         found["gate.refused"] = list(verdict.notes["failed"]["critical"])
@@ -96,29 +97,67 @@ def alerts_of(settings: Settings, lake: Lake, night: date) -> list[Alert]:
         before = published_before(lake, night, kind)
         if before is not None and before.notes.get("worse"):
             found[f"quality.{kind.id}"] = [str(before.notes["worse"])]
-            measured[f"quality.{kind.id}"] = kind.id, before.notes.get("model_version")
     if watched is not None:
-        versions = watched.notes.get("versions", {})
-        measured |= {name: (RECOMMENDER.id, versions.get(name)) for name in ("drift.recommendations", "quality.hit_rate", "quality.live")}
-        measured |= dict.fromkeys(("drift.screening_decisions", "quality.labels"), (SCREENER.id, None))
         for row in lake.at(DRIFT, night).arrow().to_pylist():
             if row["drifted"]:
                 name = row["feature"] if row["kind"] == "concept" else f"drift.{row['feature'].split('.')[0]}"
                 found.setdefault(name, []).append(f"{row['feature']} {row['before']} -> {row['now']}")
         live = watched.notes.get("live")
         if live is not None and live["high"] < live["promise"] * (1 - settings.shop.retraining.live_loss):
-            found["quality.live"] = [f"{live['metric']} {live['value']:.4f} [{live['low']:.4f}, {live['high']:.4f}], promised {live['promise']:.4f}"]
-    return [Alert(name, "; ".join(causes), *measured.get(name, ())) for name, causes in sorted(found.items())]
+            found[LIVE] = [f"{live['metric']} {live['value']:.4f} [{live['low']:.4f}, {live['high']:.4f}], promised {live['promise']:.4f}"]
+    about = measured(lake, night)
+    return [Alert(name, "; ".join(causes), *about.get(name, ())) for name, causes in sorted(found.items())]
+
+
+def measured(lake: Lake, night: date) -> dict[str, tuple[str, str | None]]:
+    """Alert -> (id of the kind of model that it is about, version whose publication the night measured; None where that is not known), whether
+    or not it is one tonight."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for kind in KINDS:
+        if (before := published_before(lake, night, kind)) is not None:
+            found[f"quality.{kind.id}"] = kind.id, before.notes.get("model_version")
+    if (watched := lake.manifest(DRIFT, night)) is not None:
+        versions = watched.notes.get("versions", {})
+        found |= {name: (RECOMMENDER.id, versions.get(name)) for name in ("drift.recommendations", "quality.hit_rate", LIVE)}
+        found |= dict.fromkeys(("drift.screening_decisions", "quality.labels"), (SCREENER.id, None))
+    return found
+
+
+def unseen(night: Night) -> Callable[[Entry], bool]:
+    """Whether the night cannot tell if a response helped: where its alert was not looked for; where what was measured is of a version that was
+    taken out of service since, as live quality is for weeks; and while the rules that refused a night are warnings."""
+    settings, lake, day = night.settings, night.lake, night.run_date
+    verdict, watched, newest, about = lake.manifest(QUALITY, day), lake.manifest(DRIFT, day), _newest(night), measured(lake, day)
+    ledger = Ledger(settings.places.mlflow / "ledger.db")
+
+    def found(entry: Entry) -> bool:
+        name = LIVE if entry.alert == LIVE_POSTED else entry.alert
+        model, version = about.get(name, (entry.model, None))
+        if version is not None and version in ledger.gone_back_from(_kind(model).name(settings.shop)):
+            return True
+        if entry.alert.startswith(PREFIX):
+            return not newest
+        if name == "gate.refused":
+            return verdict is None or (entry.action == "widen_gate" and (day - entry.day).days < entry.window_nights)
+        if name == LIVE:
+            return watched is None or not watched.notes.get("live")
+        return watched is None and (name.startswith("drift.") or name in ("quality.hit_rate", "quality.labels"))
+
+    return found
+
+
+def _newest(night: Night) -> bool:
+    """Whether no later night was judged: what fires today is about this one."""
+    return night.run_date >= max(night.lake.dates(QUALITY), default=night.run_date)
 
 
 def _about(night: Night, posted: Alert) -> Alert:
     """Which of the shop's models Alertmanager's alert is about, and which version was measured, where that is known."""
     shop = night.settings.shop
     model = next((k.id for k in KINDS if posted.model in (k.id, k.name(shop))), "")
-    if posted.name != "prometheus.LiveQualityLow":
+    if posted.name != LIVE_POSTED:
         return replace(posted, model=model)
-    watched = night.lake.manifest(DRIFT, night.run_date)
-    return replace(posted, model=RECOMMENDER.id, version=watched.notes.get("versions", {}).get("quality.live") if watched else None)
+    return replace(posted, model=RECOMMENDER.id, version=measured(night.lake, night.run_date).get(LIVE, ("", None))[1])
 
 
 def answer_refusal(night: Night) -> bool:
@@ -149,7 +188,7 @@ def _lift(night: Night) -> None:
     if night.dry_run:
         return
     try:
-        found = switches.lift(night.settings, night.args.lift)
+        found = switches.lift(night.settings, night.args.lift, night.run_date)
     except KeyError as error:
         raise UsageError(str(error.args[0])) from None
     Log(night.settings.places.root).add(Entry("lifted", f"lift-{found.name}", night.run_date.isoformat(), "by hand", "lift", f"{who} lifts it",

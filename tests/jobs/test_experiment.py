@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from jobs import experiment, lookup
 from nightmarket.command import Refused
@@ -169,9 +170,37 @@ def test_changed_lines_and_refused_nights_are_refused(make: Callable[..., Night]
     file.write_text(file.read_text().replace("effect: 0.2", "effect: 0.1"))
     assert shop.run(1) == 3
     assert "experiments.warmer was changed while it ran" in capsys.readouterr().err
+    assert shop.state(1) == shop.state(0), "the newest judgement that there is"
     with shop.lake.writer(QUALITY, [shop.day(1)]) as writer:
         writer.publish(shop.day(1), inputs=[], settings="s", code="c", notes={"verdict": "refused", "from_date": str(shop.day(1))})
     assert shop.run(1) == 3
+
+
+def test_one_that_was_changed_leaves_the_others_judged(make_settings: Callable[..., Settings]) -> None:
+    """Of two that run, the lines of one are changed: the other's harm is seen, and who was in the first stays in it until they are mended."""
+    other = RULES | {"layer": "elsewhere"}
+    shop = Night(make_settings(time_zone="UTC", experiments={NAME: RULES, "second": other}), {"control": 0.5, "new": 0.1})
+    shop.pass_(0)
+    file = shop.settings.file
+    before = file.read_text()
+    told = yaml.safe_load(before)
+    told["experiments"]["second"]["effect"] = 0.1
+    file.write_text(yaml.safe_dump(told, sort_keys=False))
+    shop.taken.append(shop.rules.canary[0])
+    for n in (1, 2):
+        shop.happen(n)
+        assert shop.run(n) == 3
+    made = shop.lake.manifest(EXPERIMENTS, shop.day(2))
+    assert made is not None
+    states = {s.name: s for s in map(State.from_json, made.notes["states"])}
+    assert (states[NAME].status, states[NAME].night) == ("harmed", shop.day(2))
+    assert (states["second"].status, states["second"].night) == ("running", shop.day(0))
+    running = {r.split.name: r.enrolment for r in read_running(shop.settings.places.root / "published")}
+    assert running == {NAME: 0.0, "second": RULES["canary"][0]}
+    file.write_text(before)
+    shop.taken.append(0.0)
+    shop.happen(3)
+    assert shop.run(3) == 0 and {s["night"] for s in shop.lake.manifest(EXPERIMENTS, shop.day(3)).notes["states"]} == {str(shop.day(3))}  # type: ignore[union-attr]
 
 
 def test_no_experiments_nothing_to_do(settings: Settings) -> None:

@@ -148,6 +148,61 @@ def test_only_what_was_measured_is_gone_back_from(shop: Shop) -> None:
     assert shop.champion == "2" and set(shop.registry.ledger.gone_back_from("recommender")) == {"3"}
 
 
+def test_what_was_published_before_a_rollback_says_nothing_about_it(shop: Shop) -> None:
+    """Live quality of the version gone back from goes on coming in, here for two nights: no sign that the rollback did not help, even where
+    its window is over, nor that it did where a night of it is well. What the version before publishes is one."""
+    shop.drifted(1, live=(0.15, 0.30))
+    shop.respond(1)
+    for n, live in ((2, (0.25, 0.30)), (4, (0.15, 0.30))):
+        shop.drifted(n, live=live)
+        shop.respond(n)
+
+    def ends(n: int, live: tuple[float, float] | None, version: str) -> list[str]:
+        shop.drifted(n, live=live, version=version)
+        shop.respond(n)
+        return [event for event, _, action, _ in shop.log if action == "rollback" and event in ("helped", "escalated")]
+
+    assert ends(5, None, "1") == [], "nobody had bought: not known"
+    assert [ends(6, (0.25, 0.30), "1"), ends(7, (0.15, 0.30), "1")] == [["helped"], ["helped"]]
+    assert not [s for s in shop.subjects if "still there" in s]
+
+
+def test_a_rollback_after_which_the_version_before_is_as_bad_is_told_to_a_person(shop: Shop) -> None:
+    shop.drifted(1, live=(0.15, 0.30))
+    shop.respond(1)
+    shop.drifted(5, live=(0.15, 0.30), version="1")
+    shop.respond(5)
+    assert ("escalated", "quality.live", "rollback", "a person is told") in shop.log
+
+
+def test_a_night_on_which_nobody_looked_says_nothing(shop: Shop) -> None:
+    """Refused, it is not compared: an alert of drift is not over, nor is one of the gate where it is not judged."""
+    shop.drifted(1, "events.country")
+    shop.respond(1)
+    refused(shop, 2, "events.schema")
+    assert shop.respond(2) == 0
+    assert [line[0] for line in shop.log if line[1] == "drift.events"] == ["began", "responded"]
+    assert shop.respond(3) == 0 and [line[0] for line in shop.log if line[1] == "gate.refused"] == ["began", "responded", "escalated"]
+
+
+def test_a_widening_has_helped_when_the_gate_holds_without_it(shop: Shop) -> None:
+    """While the rules are warnings no night is refused by them; the third night is judged as ever."""
+    def after(passed: bool) -> list[str]:
+        refused(shop, 2, "events.volume_lost")
+        shop.respond(2)
+        nights.publish_inputs(shop.settings, D(3), "warned")
+        shop.respond(3)
+        assert [line[0] for line in shop.log] == ["began", "responded"]
+        nights.publish_inputs(shop.settings, D(4)) if passed else refused(shop, 4, "events.volume_lost")
+        shop.respond(4)
+        told = [line[0] for line in shop.log]
+        Log(shop.settings.places.root).path.unlink()
+        return told
+
+    assert after(True) == ["began", "responded", "helped"]
+    assert after(False) == ["began", "responded", "escalated", "declined"]
+
+
 def test_within_the_promise_nothing_is_done(shop: Shop) -> None:
     shop.drifted(1, live=(0.25, 0.30))
     shop.respond(1)
@@ -213,12 +268,27 @@ def refused(shop: Shop, n: int, *critical: str) -> None:
 def test_a_gate_is_widened_to_a_warning_for_a_while(shop: Shop) -> None:
     refused(shop, 2, "events.volume_lost", "orders.quarantine_share")
     assert shop.respond(2) == 0
-    assert {n: (s.since, s.until) for n, s in switches.switches(shop.settings).items()} == {
-        "gate.events.volume_lost": (str(D(2)), str(D(3))), "gate.orders.quarantine_share": (str(D(2)), str(D(3)))}
+    assert {n: [(s.since, s.until) for s in spans] for n, spans in switches.switches(shop.settings).items()} == {
+        "gate.events.volume_lost": [(str(D(2)), str(D(3)))], "gate.orders.quarantine_share": [(str(D(2)), str(D(3)))]}
     for n, severity in ((1, "critical"), (2, "warning"), (3, "warning"), (4, "critical")):
         assert severity_of(switches.reviewed(shop.settings, D(n)), "events", "volume_lost") == severity
     assert severity_of(switches.reviewed(shop.settings, D(2)), "items", "volume_lost") == "critical"
     assert switches.reviewed(shop.settings, D(2)).digest("gate") != shop.settings.digest("gate"), "the night is judged again"
+
+
+def test_nights_between_two_widenings_are_judged_as_ever(shop: Shop) -> None:
+    """Each widening is of its own nights: run again, those of the first are judged as they were, and those between as they were."""
+    for n in (2, 8):
+        refused(shop, n, "events.volume_lost")
+        assert shop.respond(n) == 0
+    found = {n: severity_of(switches.reviewed(shop.settings, D(n)), "events", "volume_lost") for n in range(1, 11)}
+    assert [n for n, severity in found.items() if severity == "warning"] == [2, 3, 8, 9] and set(found.values()) == {"warning", "critical"}
+    name = "gate.events.volume_lost"
+    assert [switches.off(shop.settings, D(n)) for n in (9, 10)] == [[name], []], "over by itself, nobody lifts it"
+    assert shop.respond(10, "--lift", name, "--who", "Ada") == 2
+    assert shop.respond(9, "--lift", name, "--who", "Ada") == 0
+    assert severity_of(switches.reviewed(shop.settings, D(9)), "events", "volume_lost") == "critical"
+    assert [(s.since, s.until) for s in switches.switches(shop.settings)[name]] == [(str(D(2)), str(D(3))), (str(D(8)), str(D(8)))]
 
 
 def test_what_loses_or_doubles_rows_is_never_widened(shop: Shop) -> None:

@@ -90,6 +90,24 @@ def test_distance_from_a_teacher_by_hand() -> None:
     assert distance(tf, tf.constant([[3.0]]), tf.constant([[1.0]]), [Target("a", "number")], 2.0).numpy().tolist() == [2.0]
 
 
+def test_a_lists_order_and_behaviours_are_softened_apart_by_hand() -> None:
+    """The loss of a taught ranking network over a list of two candidates and a place that is empty: order at T = 2, behaviours as they are."""
+    import tensorflow as tf
+
+    from nightmarket.recommend.ranker import TASKS, RankerShape, RankingTask, TaughtTask
+
+    shape = RankerShape(list_size=3, features=1, hidden=(2,), members=1)
+    task = TaughtTask(RankingTask(shape, np.zeros(1, np.float32), np.ones(1, np.float32), behaviour_weight=0.5), 1.0, 2.0)
+    tasks = len(TASKS)
+    said, told = np.zeros((1, 3, 1, 1 + tasks), np.float32), np.zeros((1, 3, 1 + tasks), np.float32)
+    told[0, :, 0] = [2 * np.log(3.0), 0.0, 50.0]  # at T = 2 the two are 3 to 1; the empty place counts for nothing
+    told[0, 0, 1] = np.log(3.0)  # a chance of 3/4 where the student says 1/2
+    batch = {"labels": tf.zeros((1, 3, tasks)), "listed": tf.constant([[1.0, 1.0, 0.0]]), "present": tf.ones((1, tasks)), "teacher": tf.constant(told)}
+    apart = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    # T² for the order; the behaviours' sum over the list's 3 places, times 20 x their weight
+    assert task._losses(tf.constant(said), batch).numpy() == pytest.approx([4 * apart + 20 * 0.5 * apart / 3], rel=1e-5)
+
+
 def test_a_student_keeps_most_of_its_teacher(fitted: tuple[Any, ...]) -> None:
     from nightmarket.learn.multitask import Shape
     from nightmarket.learn.tasks import row_losses

@@ -135,6 +135,26 @@ def test_what_an_on_call_person_needs(settings: Settings, capsys: pytest.Capture
     assert "No space left on device" in told["why"]
 
 
+def test_a_refusal_is_told_once_beside_what_led_to_it(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Alone and under Airflow, whose log has the terminal's last line too; a fault keeps its traceback."""
+
+    def judged(_: Night) -> list[Manifest]:
+        log.logger("tests").error(log.said("failed", rule="events.volume", observed="9 / 90"))
+        raise Refused('the night "broke" events.volume; mend the delivery')
+
+    run(settings, "gate", judged, DAY, "--run-id", "manual__1")
+    alone = shown(settings, capsys, "--run-date", str(DAY))
+    folder = settings.places.root / "airflow" / "logs" / "dag_id=shop_ingestion" / "run_id=manual__1" / "task_id=gate"
+    folder.mkdir(parents=True)
+    (made,) = account.runs(settings.places.logs, DAY)
+    lines = [*made.log, 'gate: refused: the night "broke" events.volume; mend the delivery', "exit code 3: refused; the log says what and the remedy"]
+    (folder / "attempt=1.log").write_text("".join(json.dumps({"logger": "x.JobOperator", "event": line, "level": "info"}) + "\n" for line in lines))
+    for text in (alone, shown(settings, capsys, "--run-date", str(DAY))):
+        assert text.count("mend the delivery") == 1 and text.count("rule=events.volume") == 1
+    run(settings, "train", broken)
+    assert "Traceback" in shown(settings, capsys, "--run-date", str(DAY), "--run-id", account.runs(settings.places.logs, DAY)[-1].run_id)
+
+
 def test_the_first_step_that_failed_is_the_one(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     run(settings, "publish", refused)
     run(settings, "gate", refused)

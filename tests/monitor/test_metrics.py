@@ -107,8 +107,9 @@ def test_a_past_night_does_not_hide_the_newest(settings: Settings) -> None:
 
 def test_between_nights_the_newest_judged_night_is_measured_again(settings: Settings) -> None:
     """A stop after the night's metrics is seen by the next ones, which are asked for on the day after."""
-    switches.lift(settings, switches.ONLINE_UPDATES)
-    assert run(settings) == 0 and "nightmarket_switched_off{" not in text_file(settings).read_text()
+    switches.lift(settings, switches.ONLINE_UPDATES, NIGHT)
+    switches.turn_off(settings, switches.Switch("gate.events.volume", "jobs.respond", "a holiday", "2026-03-20", "2026-03-27"))
+    assert run(settings) == 0 and "nightmarket_switched_off{" not in text_file(settings).read_text(), "what has run out is off no more"
     switches.turn_off(settings, switches.Switch(switches.ONLINE_UPDATES, "jobs.update", "three drops", "2026-03-30"))
     assert run(settings, date(2026, 3, 30), "--newest") == 0
     found = samples(text_file(settings).read_text())

@@ -129,6 +129,7 @@ def test_an_outcome_is_known_when_the_alert_is_gone_or_the_window_over() -> None
     assert due(past, [DRIFT], D(2)) == [], "its window of two nights is not over"
     assert due(past, [], D(2)) == [(past[0], True)]
     assert due(past, [DRIFT], D(3)) == [(past[0], False)]
+    assert due(past, [DRIFT], D(3), lambda entry: entry.alert == "drift.events") == [] == due(past, [], D(3), lambda _: True), "nobody could tell"
     assert due([*past, done(1, event="escalated")], [DRIFT], D(4)) == []
     assert due([*past, done(1, event="helped")], [], D(4)) == []
 

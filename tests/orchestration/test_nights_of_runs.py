@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import jinja2
 import pendulum
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightmarket.orchestration import NightTimetable
-from nightmarket.orchestration.night import form, resolve
+from nightmarket.orchestration.night import form, macros, resolve
 
 LONDON, NEW_YORK, SHANGHAI = ZoneInfo("Europe/London"), ZoneInfo("America/New_York"), ZoneInfo("Asia/Shanghai")
 
@@ -73,6 +74,22 @@ def test_the_form_validates(field: str, bad: list[Any], good: list[Any]) -> None
             form()[field].resolve(value)
     for value in good:
         assert form()[field].resolve(value) == value
+
+
+@pytest.mark.parametrize(("params", "arguments"), [
+    ({}, ""), ({"order": None, "kind": "all", "reason": "none"}, ""),
+    ({"order": "retrain", "kind": "all", "reason": " new catalogue "}, "--order retrain --who 'ada l.' --reason 'new catalogue'"),
+    ({"order": "skip", "kind": "screener", "reason": "it's a holiday"}, "--order skip --model screener --who 'ada l.' --reason 'it'\"'\"'s a holiday'"),
+])
+def test_an_order_out_of_the_form(params: dict[str, Any], arguments: str) -> None:
+    made = jinja2.Environment().from_string("{{ order_arguments() }}", globals=macros(ZoneInfo("UTC")))
+    assert made.render(params=params, dag_run=SimpleNamespace(triggering_user_name="ada l.")) == arguments
+
+
+def test_an_order_without_a_reason_is_refused() -> None:
+    made = jinja2.Environment().from_string("{{ order_arguments() }}", globals=macros(ZoneInfo("UTC")))
+    with pytest.raises(AirflowFailException, match="an order needs a reason"):
+        made.render(params={"order": "retrain", "kind": "all", "reason": "  "}, dag_run=SimpleNamespace(triggering_user_name=None))
 
 
 def test_an_empty_form_is_valid() -> None:

@@ -199,15 +199,23 @@ def distance(tf: Any, logits: Any, teacher: Any, targets: Sequence[Target], temp
         if t.kind == "number":
             out.append(0.5 * tf.square(part[:, 0] - told[:, 0]))
         elif t.kind == "binary":
-            soft = tf.sigmoid(told[:, 0] / temperature)
-            cross = tf.nn.sigmoid_cross_entropy_with_logits(soft, part[:, 0] / temperature)
-            own = tf.nn.sigmoid_cross_entropy_with_logits(soft, told[:, 0] / temperature)
-            out.append(temperature**2 * (cross - own))
+            out.append(apart_in_chance(tf, part[:, 0], told[:, 0], temperature))
         else:
-            soft = tf.nn.softmax(told / temperature)
-            gap = tf.nn.log_softmax(told / temperature) - tf.nn.log_softmax(part / temperature)
-            out.append(temperature**2 * tf.reduce_sum(soft * gap, axis=1))
+            out.append(apart_in_order(tf, part, told, temperature))
     return tf.add_n(out)
+
+
+def apart_in_order(tf: Any, logits: Any, teacher: Any, temperature: float, axis: int = 1) -> Any:
+    """T² x Kullback-Leibler divergence of the student's softmax over `axis` at temperature T from the teacher's; without that axis."""
+    said, told = (tf.nn.log_softmax(v / temperature, axis=axis) for v in (logits, teacher))
+    return temperature**2 * tf.reduce_sum(tf.exp(told) * (told - said), axis=axis)
+
+
+def apart_in_chance(tf: Any, logits: Any, teacher: Any, temperature: float = 1.0) -> Any:
+    """The same of each sigmoid, of the shape of `logits`."""
+    soft = tf.sigmoid(teacher / temperature)
+    cross, own = (tf.nn.sigmoid_cross_entropy_with_logits(soft, v / temperature) for v in (logits, teacher))
+    return temperature**2 * (cross - own)
 
 
 def distil(

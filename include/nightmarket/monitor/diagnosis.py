@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from nightmarket import log as logfmt
 from nightmarket.contracts import ALL, QUALITY, Dataset
 from nightmarket.lake import Lake, Manifest
 from nightmarket.monitor import account
@@ -155,7 +156,7 @@ def diagnose(settings: Settings, night: date, run_id: str | None = None) -> Diag
     cause, command = _cause(settings, night, run, "\n".join([why, *words]))
     return Diagnosis(
         night, run_id or (run.run_id if run else None) or None, step, run.model if run else "", state_of(run) if run else _whole(states), _last_line(why) or (words[-1] if words else ""),
-        tuple(relevant([*words, *([] if log_file else [line for line in why.splitlines() if line not in words])])), log_file, tuple((d.id, _said(lake.manifest(d, night))) for d in reads), good,
+        tuple(relevant(_beside(why, words, bool(log_file)))), log_file, tuple((d.id, _said(lake.manifest(d, night))) for d in reads), good,
         tuple(changes(lake, good, night)) if good else (), cause, command,
         tuple((r.name, state_of(r)) for r in newest if r.step in order), tuple(_notes(settings, lake, night)),
     )
@@ -171,6 +172,15 @@ def _whole(states: dict[str, str]) -> str:
     if not states:
         return "not run"
     return "running" if "running" in states.values() else "done"
+
+
+def _beside(why: str, words: Sequence[str], whole: bool) -> list[str]:
+    """What the log tells beyond the reason, which is told by itself: a refusal is a line of the log and the step's last words too. A traceback
+    stays, and where the log is not the `whole` of what was said it is added."""
+    if len(why.splitlines()) > 1:
+        return [*words, *([] if whole else [line for line in why.splitlines() if line not in words])]
+    again = (why, logfmt.said("", why=why).strip())
+    return [line for line in words if not why or not any(a in line for a in again)]
 
 
 def relevant(lines: Sequence[str], most: int = RELEVANT) -> list[str]:

@@ -127,27 +127,27 @@ def units_by_value(frame: pd.DataFrame, cluster: str | Sequence[str], key: str, 
 def sample(
     events: pd.DataFrame, orders: pd.DataFrame | None = None, reviews: pd.DataFrame | None = None, category_of: Mapping[str, str] | None = None,
 ) -> Sample:
-    """A night's clean tables (columns of silver.events, orders, reviews) as a Sample. Columns that a shop does not have are left out."""
+    """A night's clean tables (columns of silver.events, orders, reviews; None for one that the shop does not deliver) as a Sample. Of a column
+    without a value that is what is seen: every visit has none, which is no test in a shop that never has one, and an alarm in one that had."""
     numbers: dict[str, np.ndarray] = {}
     categories: dict[str, dict[str, int]] = {}
     rows = {"events": len(events)}
     if category_of:
         events = events.assign(category=events["item_id"].map(category_of))
     for column in ("event_type", "country", "referrer", "category"):
-        if column in events and events[column].notna().any():
+        if column in events:
             categories[f"events.{column}"] = units_by_value(events, VISIT, "event_id", column)
     drawn = one_row_a_cluster(events, VISIT, "event_id")
     priced = prices(drawn)
     numbers["events.unit_price"] = priced["price"].to_numpy()
     bought = one_row_a_cluster(events[events["event_type"] == "purchase"], VISIT, "event_id")
     numbers["events.quantity"] = bought["quantity"].astype(float).dropna().to_numpy()
-    if orders is not None and len(orders):
+    if orders is not None:
         known = orders["is_fraud"].notna()
         new = orders[~orders["is_cancellation"].astype(bool)]
         rows["orders"] = len(orders)
         for column in ("payment_method", "country"):
-            if new[column].notna().any():
-                categories[f"orders.{column}"] = units_by_value(new, "user_id", "order_id", column)
+            categories[f"orders.{column}"] = units_by_value(new, "user_id", "order_id", column)
         drawn = one_row_a_cluster(new, "user_id", "order_id")
         amount = drawn["amount"].astype(float)
         numbers["orders.amount"] = np.log(amount[amount > 0]).to_numpy()

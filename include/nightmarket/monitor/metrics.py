@@ -36,7 +36,7 @@ from nightmarket.evaluate.protocol import Holdout
 from nightmarket.lake import Lake, Manifest, newest_arrow
 from nightmarket.monitor.account import runs
 from nightmarket.monitor.retraining import ACTIONS
-from nightmarket.monitor.switches import switches
+from nightmarket.monitor.switches import off
 from nightmarket.online.experiments import FINAL, State
 from nightmarket.online.live import NEWEST
 from nightmarket.online.update import Updates, strikes
@@ -279,7 +279,7 @@ def _steps(gauges: Gauges, settings: Settings, night: date, past: bool) -> None:
         gauges.set("nightmarket_online_updates", n, outcome=outcome)
     if updates:
         gauges.set("nightmarket_online_strikes", strikes(updates))
-    for name in switches(settings):
+    for name in off(settings, night):
         gauges.set("nightmarket_switched_off", 1, what=name)
 
 

@@ -173,13 +173,18 @@ def decide(
     return made
 
 
-def due(past: Sequence[Entry], alerts: Sequence[Alert], night: date) -> list[tuple[Entry, bool]]:
-    """Responses whose outcome is known tonight: (response, helped). Gone is gone; still there after its window did not help."""
+def due(
+    past: Sequence[Entry], alerts: Sequence[Alert], night: date, unseen: Callable[[Entry], bool] = lambda _: False,
+) -> list[tuple[Entry, bool]]:
+    """Responses whose outcome is known tonight: (response, helped). Gone is gone; still there after its window did not help.
+
+    `unseen`: whether the night cannot tell, such as where nobody looked; then neither is said.
+    """
     ended = {e.id for e in past if e.event in ("helped", "escalated")}
     names = {(a.name, a.model) for a in alerts}
     found = []
     for entry in past:
-        if entry.event != "responded" or entry.id in ended or entry.day >= night:
+        if entry.event != "responded" or entry.id in ended or entry.day >= night or unseen(entry):
             continue
         if (entry.alert, entry.model) not in names:
             found.append((entry, True))

@@ -134,8 +134,10 @@ def _unbroken(past: Sequence[date], night: date) -> list[date]:
 
 def sample(lake: Lake, night: date, category_of: dict[str, str]) -> Sample:
     """The night's clean tables as independent units."""
-    return drift.sample(_frame(lake, EVENTS, night, _EVENT_COLUMNS), _frame(lake, ORDERS, night, _ORDER_COLUMNS),
-                        _frame(lake, REVIEWS, night, _REVIEW_COLUMNS), category_of)
+    orders, reviews = (
+        _frame(lake, dataset, night, columns) if lake.manifest(dataset, night) is not None else None
+        for dataset, columns in ((ORDERS, _ORDER_COLUMNS), (REVIEWS, _REVIEW_COLUMNS)))
+    return drift.sample(_frame(lake, EVENTS, night, _EVENT_COLUMNS), orders, reviews, category_of)
 
 
 def brief(lake: Lake, night: date) -> Sample:

@@ -16,7 +16,7 @@ from airflow.sdk import Asset, TriggerRule
 from nightmarket.contracts import DAILY_SALES, FEATURES, ORDERS, QUALITY, REVIEWS, SCREENING_DECISIONS, Dataset
 from nightmarket.orchestration.alerts import TellFailure, deadline
 from nightmarket.orchestration.answers import answer_macros
-from nightmarket.orchestration.night import form, macros, rollback_form
+from nightmarket.orchestration.night import form, macros, retraining_form, rollback_form
 from nightmarket.orchestration.operator import JobOperator, NightReady
 from nightmarket.orchestration.timetable import NightTimetable
 from nightmarket.registry.kinds import KINDS
@@ -25,7 +25,7 @@ from nightmarket.steps import step
 
 __all__ = [
     "DAILY_SALES", "FEATURES", "ORDERS", "QUALITY", "REVIEWS", "SCREENING_DECISIONS", "JobOperator", "NightReady", "NightTimetable",
-    "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task", "kinds", "mapped_job", "models", "outcome", "rollback_form", "shop",
+    "TellFailure", "TriggerRule", "asset", "defaults", "form", "job_task", "kinds", "mapped_job", "models", "outcome", "retraining_form", "rollback_form", "settled", "shop",
 ]
 
 
@@ -68,6 +68,11 @@ def outcome() -> EmptyOperator:
     """A leaf that is not reached where what it follows failed. Airflow takes a run for a success when its leaves are, and what tells
     people of a failure must run after one."""
     return EmptyOperator(task_id="outcome", doc_md="Reached only where everything before it ended well: it decides how the run ends.")
+
+
+def settled() -> EmptyOperator:
+    """What comes behind it waits for what stands before it, and asks nothing of how that ended."""
+    return EmptyOperator(task_id="settled", trigger_rule=TriggerRule.ALL_DONE, doc_md="Reached once everything before it has ended, well or not.")
 
 
 def _command(name: str, arguments: str) -> str:

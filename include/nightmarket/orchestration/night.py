@@ -12,6 +12,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from nightmarket.contracts import ENTITIES
+from nightmarket.monitor.retraining import ACTIONS
 
 _DAY = r"^\d{4}-\d{2}-\d{2}$"
 
@@ -40,6 +41,22 @@ def form(*, datasets: bool = True) -> dict[str, Param]:
         ),
     }
     return fields if datasets else {k: v for k, v in fields.items() if k not in ("from_date", "datasets")}
+
+
+EVERY_KIND = "all"
+
+
+def retraining_form(kinds: list[str]) -> dict[str, Param]:
+    """That of a night, and what a person may order instead of what the plan would find due."""
+    return form(datasets=False) | {
+        "order": Param(
+            None, type=["null", "string"], enum=[None, *ACTIONS], title="Order",
+            description="What is done with the model whatever else the plan would find: skip leaves it alone, fine_tune teaches it the newest days, "
+                        "retrain makes it anew. Empty: the plan decides.",
+        ),
+        "kind": Param(EVERY_KIND, type="string", enum=[EVERY_KIND, *kinds], title="Kind of model", description="What the order is about."),
+        "reason": Param(None, type=["null", "string"], title="Reason", description="Why, for the plan and the morning's mail; an order needs one."),
+    }
 
 
 def rollback_form(models: list[str]) -> dict[str, Param]:
@@ -82,7 +99,7 @@ def _day(moment: datetime, zone: ZoneInfo) -> date:
 
 
 def macros(zone: ZoneInfo) -> dict[str, Any]:
-    """What templates may call: `run_date()`, `job_arguments()` and `rollback_arguments()`."""
+    """What templates may call: `run_date()`, `job_arguments()`, `order_arguments()` and `rollback_arguments()`."""
 
     @jinja2.pass_context
     def run_date(context: jinja2.runtime.Context) -> str:
@@ -105,6 +122,17 @@ def macros(zone: ZoneInfo) -> dict[str, Any]:
         return shlex.join([*words, "--run-id", context["run_id"]])
 
     @jinja2.pass_context
+    def order_arguments(context: jinja2.runtime.Context) -> str:
+        """What the form orders, for `jobs.plan_retraining`; nothing where it orders nothing. Who orders is who triggered the run."""
+        params = context.get("params") or {}
+        if not (order := params.get("order")):
+            return ""
+        if not (reason := (params.get("reason") or "").strip()):
+            raise AirflowFailException("an order needs a reason: the plan and the morning's mail keep it; trigger the night again with one")
+        words = ["--order", order, *(["--model", params["kind"]] if params["kind"] != EVERY_KIND else [])]
+        return shlex.join([*words, "--who", getattr(context["dag_run"], "triggering_user_name", None) or "Airflow", "--reason", reason])
+
+    @jinja2.pass_context
     def rollback_arguments(context: jinja2.runtime.Context) -> str:
         """Arguments of a rollback out of its form; who asks is who triggered the run."""
         params = context["params"]
@@ -114,4 +142,4 @@ def macros(zone: ZoneInfo) -> dict[str, Any]:
         words += ["--dry-run"] if params["dry_run"] else []
         return shlex.join([*words, "--run-id", context["run_id"]])
 
-    return {"run_date": run_date, "job_arguments": job_arguments, "rollback_arguments": rollback_arguments}
+    return {"run_date": run_date, "job_arguments": job_arguments, "order_arguments": order_arguments, "rollback_arguments": rollback_arguments}

@@ -17,6 +17,7 @@ import numpy as np
 
 from nightmarket.learn.inputs import Field
 from nightmarket.learn.strategy import tensorflow
+from nightmarket.learn.transfer import apart_in_chance, apart_in_order
 
 TASKS = ("view", "cart", "purchase", "return", "next_category")
 """The behaviours, in the order of the logits after the ranking score. The first four are the shopper's towards the candidate itself;
@@ -164,10 +165,9 @@ class TaughtTask:
         logits = tf.cast(logits, tf.float32)
         mine = own._losses(tf, logits, batch["labels"], listed, listed, batch["present"])
         told = tf.broadcast_to(batch["teacher"][:, :, None, :], tf.shape(logits))
-        said, expected = (tf.nn.log_softmax(tf.where(listed[:, :, None] > 0, v[..., 0] / self.temperature, -1e9), axis=1) for v in (logits, told))
-        order = self.temperature**2 * tf.reduce_mean(tf.reduce_sum(tf.exp(expected) * (expected - said), axis=1), axis=-1)
-        chance = tf.sigmoid(told[..., 1:])
-        apart = (tf.nn.sigmoid_cross_entropy_with_logits(chance, logits[..., 1:]) - tf.nn.sigmoid_cross_entropy_with_logits(chance, told[..., 1:]))
+        said, expected = (tf.where(listed[:, :, None] > 0, v[..., 0], -1e9) for v in (logits, told))
+        order = tf.reduce_mean(apart_in_order(tf, said, expected, self.temperature), axis=-1)
+        apart = apart_in_chance(tf, logits[..., 1:], told[..., 1:])
         behaviours = tf.reduce_sum(tf.reduce_mean(apart, axis=2) * listed[:, :, None], axis=1) / float(own.shape.list_size)
         distance = order + 20.0 * own.behaviour_weight * tf.reduce_sum(behaviours * batch["present"] * tf.constant(_SHARES), axis=1)
         return (1.0 - self.share) * mine + self.share * distance

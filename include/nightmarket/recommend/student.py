@@ -12,6 +12,7 @@ from typing import Any
 
 from nightmarket import log as logs
 from nightmarket.learn.strategy import Placement, tensorflow
+from nightmarket.learn.transfer import apart_in_order
 from nightmarket.recommend import second, stages, towers
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.histories import Histories
@@ -41,9 +42,7 @@ class TowersLesson:
         tf = tensorflow()
         mine, said = self.own.scored(model, batch, step)
         told = tf.stop_gradient(self.own.scored(self.teacher, batch, step)[1])
-        said, told = tf.nn.log_softmax(said / self.temperature), tf.nn.log_softmax(told / self.temperature)
-        distance = self.temperature**2 * tf.reduce_sum(tf.exp(told) * (told - said), axis=1)
-        return (1.0 - self.share) * mine + self.share * distance
+        return (1.0 - self.share) * mine + self.share * apart_in_order(tf, said, told, self.temperature)
 
 
 def teach(
