@@ -184,7 +184,7 @@ def growth(data: Data, sizes: list[int], budgets: list[str], peers_up_to: int, s
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, default=PROJECT.parent / "shared" / "data", metavar="FOLDER")
-    p.add_argument("--only", action="append", choices=[*forecast_data.DATA, "stores"], default=[], help="one of the data sets; again for more")
+    p.add_argument("--only", action="append", choices=[*forecast_data.DATA, *forecast_data.MADE], default=[], help="one of the data sets; again for more")
     p.add_argument("--budget", action="append", choices=list(BUDGETS), default=[])
     p.add_argument("--seed", type=int, default=17)
     p.add_argument("--growth", action="store_true", help="measure the cost of 100 to 10,000 series instead")
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     budgets = args.budget or ["balanced"]
     told: dict[str, object] = {}
     for name in args.only or list(forecast_data.DATA):
-        data = forecast_data.stores() if name == "stores" else forecast_data.DATA[name](args.data)
+        data = forecast_data.MADE[name]() if name in forecast_data.MADE else forecast_data.DATA[name](args.data)
         if args.growth:
             told[name] = growth(data, [int(s) for s in args.sizes.split(",")], budgets, args.peers_up_to, args.seed)
         else:
