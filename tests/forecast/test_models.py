@@ -241,6 +241,35 @@ def test_features_see_nothing_at_or_after_the_origin() -> None:
     assert one.x.shape == (2 * 3 * 7, len(one.names))
 
 
+def test_a_season_is_told_from_noise() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(100, 10, (200, 140))
+    waves = noise + np.tile([20.0, -20.0, 0.0, 0.0, 0.0, 0.0, 0.0], 20)
+    dull, seasonal_ones = diagnose(panel_of(noise)), diagnose(panel_of(waves))
+    # seven means explain about 7 / 140 of the variance of noise, of which a mean of seven leaves 6 / 7; the wave's variance is 2 * 400 / 7
+    wave, rest = 2 * 400 / 7, 100 * 6 / 7
+    assert dull.season.mean() == pytest.approx(0.05, abs=0.02) and dull.seasonal.mean() < 0.1
+    assert seasonal_ones.season.mean() == pytest.approx(1 - rest * 0.95 / (wave + rest), abs=0.03) and seasonal_ones.seasonal.all()
+    short = diagnose(panel_of(noise[:3, :14]))
+    assert np.isnan(short.season).all() and short.seasonal.all()  # too short to tell: nothing is left out
+
+
+def test_the_diagnosis_decides_which_candidates_run() -> None:
+    rng = np.random.default_rng(6)
+    y = rng.normal(100, 5, (4, 170)) + 40 * np.sin(2 * np.pi * np.arange(170) / 52)
+    y[1, 130:] += 300  # the level of the last year is not that of the year before
+    y[2] = rng.normal(100, 5, 170)  # no season
+    panel = panel_of(y, "W", 4)
+    found = diagnose(panel)
+    assert list(found.seasonal) == [True, True, False, True] and list(found.steady(170, 52)) == [True, False, True, True]
+    test = forecaster.backtest(panel, closed(panel), found, forecaster.BUDGETS["balanced"], 17)
+    ran = {name: np.isfinite(test.forecasts[test.names.index(name), -1]).all(axis=1) for name in ("stl", "last_year", "median", "smoothing")}
+    assert list(ran["stl"]) == [True, True, False, True] and list(ran["last_year"]) == list(ran["median"]) == [True, False, True, True]
+    assert ran["smoothing"].all()
+    weight = combining.weights(test, found.rare)
+    assert np.allclose(weight.sum(axis=1), 1.0) and weight[2, test.names.index("stl")] == 0.0 and weight[1, test.names.index("median")] == 0.0
+
+
 def test_each_origin_may_have_steps_of_its_own() -> None:
     y = RNG.gamma(2.0, 10.0, (3, 120))
     panel = panel_of(y)

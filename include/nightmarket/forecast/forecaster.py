@@ -221,7 +221,7 @@ def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, see
     place = {int(o): i for i, o in enumerate(every)}
     names, values = list(statistical), [statistical[k][[place[int(o)] for o in origins]] for k in statistical]
     if plan.losses > 1:
-        made = _decomposed(panel, masked, every, origins)
+        made = _decomposed(panel, masked, found, every, origins)
         if made is not None:
             names.append("stl")
             values.append(made)
@@ -329,11 +329,16 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
             made = _bank(scaled, short, trends, every, horizon) * size[None]
         out[name] = made
     lag = round(YEAR[panel.freq] / SEASON[panel.freq]) * SEASON[panel.freq]
-    if panel.freq != "MS" and panel.lengths().max() >= 1.25 * lag:
-        out["last_year"] = _back(seasonal.last_year(z, lag, every, horizon), positive, size)
-    if panel.freq == "W":
-        out["mean"] = _year_mean(masked, SEASON["W"], every, horizon)
-        out["median"] = _year_median(masked, SEASON["W"], every, horizon)
+    steady = np.flatnonzero(found.steady(length, lag))
+    if panel.freq != "MS" and panel.lengths().max() >= 1.25 * lag and len(steady):
+        made = np.full((len(every), n, horizon), np.nan)
+        made[:, steady] = seasonal.last_year(z[steady], lag, every, horizon)
+        out["last_year"] = _back(made, positive, size)
+    if panel.freq == "W" and len(steady):
+        for name, middle in (("mean", _year_mean), ("median", _year_median)):
+            made = np.full((len(every), n, horizon), np.nan)
+            made[:, steady] = middle(masked[steady], SEASON["W"], every, horizon)
+            out[name] = made
     if found.rare.any():
         rows = np.flatnonzero(found.rare)
         for name, method in (("croston_sba", intermittent.croston_sba), ("tsb", intermittent.tsb), ("adida", intermittent.adida)):
@@ -343,12 +348,15 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
     return out
 
 
-def _decomposed(panel: Panel, masked: np.ndarray, every: np.ndarray, origins: np.ndarray) -> np.ndarray | None:
-    """(origins, n, H) of `seasonal.stl`, on logs where a series is positive; None where no series is long enough."""
-    if panel.lengths().max() <= 2 * SEASON[panel.freq]:
+def _decomposed(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.ndarray, origins: np.ndarray) -> np.ndarray | None:
+    """(origins, n, H) of `seasonal.stl` where a series has a season, on logs where it is positive; None where none has or is long enough."""
+    rows = np.flatnonzero(found.seasonal)
+    if panel.lengths().max() <= 2 * SEASON[panel.freq] or not len(rows):
         return None
     z, positive, size = _eased(masked)
-    return _back(seasonal.stl(z, SEASON[panel.freq], panel.freq != "D", every, origins, panel.horizon), positive, size)
+    made = np.full((len(origins), panel.size, panel.horizon), np.nan)
+    made[:, rows] = seasonal.stl(z[rows], SEASON[panel.freq], panel.freq != "D", every, origins, panel.horizon)
+    return _back(made, positive, size)
 
 
 def _eased(masked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
