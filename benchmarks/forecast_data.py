@@ -75,28 +75,107 @@ def departments(folder: Path) -> Data:
     return Data("departments", _daily(lines[lines["department"].isin(sold.index[sold >= 20])], "department", "sales_value", weeks), "W", 4, 1)
 
 
-def stores(series: int = 100, days: int = 900, seed: int = 7) -> Data:
-    """Simulated stores with promotions known in advance, closed Sundays and holidays: shows that covariates are used, no claim rests on it."""
+def stores(series: int = 100, days: int = 942, seed: int = 7) -> Data:
+    """Simulated stores with what is known in advance (promotion, open, public and school holidays): what a chain's own file looks like.
+
+    A promotion's lift differs by store and weekday and is weaker in December; days before and after closed ones sell more, as do the first and
+    last of a month; competitors open and levels shift; errors hang together. A sixth of the stores lack half a year, some are shut for weeks, some
+    open on Sundays. No claim about real shops rests on it.
+    """
     rng = np.random.default_rng(seed)
     dates = pd.date_range("2013-01-01", periods=days, freq="D")
-    week = (np.arange(days) // 7) % 2
-    dow = dates.dayofweek.to_numpy()
-    holiday = np.isin(dates.strftime("%m-%d"), ["01-01", "05-01", "10-03", "12-25", "12-26"]).astype(float)
-    school = np.isin(dates.month, [7, 8]).astype(float)
-    annual = 0.08 * np.sin(2 * np.pi * (dates.dayofyear.to_numpy() - 100) / 365.25) + 0.35 * np.exp(-(((dates.dayofyear.to_numpy() - 352) / 9.0) ** 2))
+    t, dow = np.arange(days), dates.dayofweek.to_numpy()
+    chain = np.where(rng.random(days // 7 + 2) < 0.08, 1, 0)  # now and then the rhythm of two weeks slips
+    promo = (((t + dow[0]) // 7 + np.cumsum(chain)[(t + dow[0]) // 7]) % 2 == 0) & (dow < 5)
+    fixed = {"01-01": 1, "05-01": 1, "10-03": 1, "12-25": 3, "12-26": 3}
+    national = np.array([fixed.get(d, 0) for d in dates.strftime("%m-%d")])
+    for easter in ("2013-03-31", "2014-04-20", "2015-04-05"):
+        for shift, kind in ((-2, 2), (1, 2), (39, 1), (50, 1)):
+            national[dates == pd.Timestamp(easter) + pd.Timedelta(days=shift)] = kind
+    regional = [np.where(np.isin(dates.strftime("%m-%d"), extra), 1, national) for extra in ([], ["01-06"], ["11-01"], ["10-31"], ["08-15", "11-01", "01-06"])]
+    school = []
+    for region in range(5):
+        off = np.zeros(days)
+        for year in (2013, 2014, 2015):
+            for start, length in ((f"{year}-01-01", 5), (f"{year}-03-25", 12), (f"{year}-06-{20 + 2 * region}", 43), (f"{year}-10-{4 + 3 * region:02d}", 13), (f"{year}-12-22", 12)):
+                first = (pd.Timestamp(start) - dates[0]).days + int(rng.integers(-2, 3))
+                off[max(first, 0) : max(first + length, 0)] = 1
+        school.append(off * (dow < 5))
+    into = dates.dayofyear.to_numpy()
+    payday = 0.06 * (dates.day.to_numpy() <= 3) + 0.05 * (dates.days_in_month.to_numpy() - dates.day.to_numpy() < 2)
+    december = np.exp(-(((into - 352) / 9.0) ** 2))
+    shared = np.array([0.12, 0.0, -0.04, -0.03, 0.02, -0.02, 0.25])
+    by_weekday = np.array([1.5, 1.1, 0.95, 0.9, 0.75, 0.0, 0.0])
     frames = []
     for n in range(series):
-        promo = ((week == 0) & (dow < 5) & (rng.random(days) > 0.02)).astype(float)
-        profile = np.array([0.15, 0.02, -0.03, -0.02, 0.05, 0.0, 0.0]) * rng.uniform(0.5, 1.5) + rng.normal(0, 0.03, 7)
-        walk = np.cumsum(rng.normal(0, 0.004, days))
-        log = rng.normal(8.6, 0.4) + profile[dow] + annual * rng.uniform(0.6, 1.4) + walk + promo * rng.normal(0.33, 0.12)
-        log = log + school * rng.normal(0.03, 0.02) + rng.normal(0, rng.uniform(0.07, 0.12), days)
-        closed = (dow == 6) | (holiday > 0)
-        frames.append(pd.DataFrame({
+        region = int(rng.integers(5))
+        holiday, away = regional[region], school[region]
+        sundays = rng.random() < 0.03
+        closed = ((dow == 6) & (not sundays)) | ((holiday > 0) & (rng.random() > 0.02))
+        if rng.random() < 0.06:  # rebuilt, told as closed days
+            first = int(rng.integers(60, days - 60))
+            closed[first : first + int(rng.integers(10, 40))] = True
+        lift = max(rng.normal(0.32, 0.12), 0.0) * by_weekday * np.exp(rng.normal(0, 0.12, 7))
+        first_day = promo & ~np.r_[False, promo[:-1]]
+        profile = shared * rng.uniform(0.4, 1.6) + rng.normal(0, 0.03, 7)
+        annual = 0.06 * rng.uniform(0.2, 1.8) * np.sin(2 * np.pi * (into - 110) / 365.25) + 0.33 * rng.uniform(0.3, 1.7) * december
+        walk = np.cumsum(rng.normal(0, 0.003, days)) + rng.normal(0.02, 0.05) * t / 365
+        for _ in range(rng.poisson(0.5)):
+            walk[int(rng.integers(days)) :] += rng.normal(-0.06, 0.1)
+        beside = 0.07 * np.r_[closed[1:], False] * (dow != 5) + 0.09 * np.r_[False, closed[:-1]] * (dow != 0)
+        error = rng.normal(0, rng.uniform(0.06, 0.11), days)
+        for k in range(1, days):
+            error[k] += 0.3 * error[k - 1]
+        log = rng.normal(8.6, 0.4) + profile[dow] + annual + walk + promo * lift[dow] * (1 - 0.35 * december) + 0.04 * first_day
+        log = log + beside * rng.uniform(0.3, 1.7) + payday * rng.uniform(0.0, 2.0) + away * rng.normal(0.03, 0.03) + error
+        frame = pd.DataFrame({
             "series_id": f"store {n:04d}", "ds": dates, "y": np.where(closed, 0.0, np.round(np.exp(log))),
-            "promo": promo, "open": 1.0 - closed, "holiday": holiday, "school_holiday": school,
-        }))
+            "promo": promo.astype(float), "open": 1.0 - closed, "holiday": holiday.astype(float), "school_holiday": away,
+        })
+        if rng.random() < 0.16:
+            frame = frame[(dates < "2014-07-01") | (dates > "2014-12-31")]
+        frames.append(frame)
     return Data("stores", pd.concat(frames, ignore_index=True), "D", 42, 7, ("promo", "open", "holiday", "school_holiday"))
+
+
+def store_departments(series: int = 120, weeks: int = 143, seed: int = 11) -> Data:
+    """Simulated weekly sales of departments of a chain's stores: seasons that a department's stores share, holiday weeks that move, markdowns that
+    are recorded for the last year and a half only, a drifting level, departments that hardly sell. No claim about real shops rests on it."""
+    rng = np.random.default_rng(seed)
+    dates = pd.date_range("2010-02-05", periods=weeks, freq="7D")
+    into = 2 * np.pi * dates.dayofyear.to_numpy() / 365.25
+    holidays = {"bowl": ("02-12", "02-11", "02-10"), "labor": ("09-10", "09-09", "09-07"), "thanks": ("11-26", "11-25", "11-23"), "christmas": ("12-31", "12-30", "12-28")}
+    marks = {name: np.isin(dates.strftime("%Y-%m-%d"), [f"{2010 + k}-{d}" for k, d in enumerate(days)]) for name, days in holidays.items()}
+    holiday = np.any(list(marks.values()), axis=0).astype(float)
+    before = np.roll(marks["christmas"], -1) | (np.roll(marks["christmas"], -2))
+    easter = np.isin(dates.strftime("%Y-%m-%d"), ["2010-04-02", "2011-04-22", "2012-04-06"])
+    shops, kinds = 12, -(-series // 12)
+    downs = []
+    for _ in range(shops):
+        recorded = t_from = np.arange(weeks) >= 92
+        first = np.where(t_from & (rng.random(weeks) < 0.9), np.round(np.exp(rng.normal(8.3, 0.9, weeks))), 0.0)
+        second = np.where(t_from & (rng.random(weeks) < 0.35 + 0.4 * before), np.round(np.exp(rng.normal(6.5, 1.5, weeks))), 0.0)
+        downs.append((np.where(recorded, first, np.nan), np.where(recorded, second, np.nan)))
+    frames = []
+    for kind in range(kinds):
+        swing, sharp = rng.gamma(1.5, 0.12), rng.gamma(1.0, 0.2)
+        wave = sum(rng.normal(0, swing / k) * np.sin(k * into) + rng.normal(0, swing / k) * np.cos(k * into) for k in (1, 2, 3))
+        spikes = (marks["thanks"] * rng.normal(0.5, 1) + before * rng.normal(0.8, 1) - marks["christmas"] * abs(rng.normal(0.5, 0.5))
+                  + marks["bowl"] * rng.normal(0.3, 0.5) + marks["labor"] * rng.normal(0.2, 0.4) + easter * rng.normal(0.4, 0.6)) * sharp
+        size, noise, lift = rng.normal(9, 1.4), rng.choice([0.04, 0.07, 0.12, 0.25, 0.5]), abs(rng.normal(0, 0.06))
+        for shop in range(shops):
+            if len(frames) == series:
+                break
+            walk = np.cumsum(rng.normal(0, 0.012, weeks)) + rng.normal(0, 0.04) * np.arange(weeks) / 52
+            down = np.nan_to_num(np.log1p(downs[shop][0])) / 9
+            log = size + 0.5 * np.sin(shop) + wave * rng.uniform(0.7, 1.3) + spikes * rng.uniform(0.6, 1.4) + walk + lift * down + rng.normal(0, noise, weeks)
+            y = np.round(np.exp(log), 2)
+            if noise == 0.5:
+                y = np.where(rng.random(weeks) < 0.2, 0.0, y)
+            y = np.where(rng.random(weeks) < 0.002, -np.round(rng.gamma(1, 20), 2), y)
+            frames.append(pd.DataFrame({"series_id": f"{shop:02d} | {kind:02d}", "ds": dates, "y": y, "holiday": holiday,
+                                        "markdown1": downs[shop][0], "markdown2": downs[shop][1]}))
+    return Data("store_departments", pd.concat(frames, ignore_index=True), "W", 8, 52, ("holiday", "markdown1", "markdown2"))
 
 
 def _sold(folder: Path) -> pd.DataFrame:
@@ -117,3 +196,4 @@ def _daily(rows: pd.DataFrame, by: str, value: str, calendar: pd.DatetimeIndex) 
 
 
 DATA = {f.__name__: f for f in (aus_retail, uci_items, uci_countries, departments)}
+MADE = {f.__name__: f for f in (stores, store_departments)}

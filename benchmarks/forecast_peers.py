@@ -92,7 +92,9 @@ def _rows(data: Data, y: np.ndarray, known: np.ndarray, calendar: np.ndarray, or
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
                 scale = np.nanmean(np.abs(past[:, -4 * max(s, 7):]), axis=1)
+                whole = np.nanmean(np.abs(past), axis=1)
                 means = np.stack([np.nanmean(past[:, -w:], axis=1) for w in (s, 2 * s, 4 * s)], -1)
+        scale = np.where(np.isfinite(scale) & (scale > 0), scale, whole)  # shut for so long: as large as it was
         scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
         for step in range(h):
             at = o + step
@@ -116,7 +118,7 @@ def lightgbm(data: Data, history: pd.DataFrame, future: pd.DataFrame, settings: 
     end = y.shape[1] - h
     y = np.where(np.arange(y.shape[1]) < end, y, np.nan)
     stride = max(1, h // 8)
-    origins = list(range(end - h, max(2 * data.season, 14), -stride))[:40]
+    origins = list(range(end - h, min(max(2 * data.season, 14), (end - h) // 2), -stride))[:40]  # two seasons of lags, half of a short history
     x, t, _ = _rows(data, y, known, calendar, origins)
     keep = np.isfinite(t)
     x, t = x[keep], t[keep]

@@ -5,6 +5,7 @@ score are divided by the mean absolute seasonal difference of each history. Lowe
 
   python benchmarks/forecasting.py                              all data, budget balanced
   python benchmarks/forecasting.py --only aus_retail --budget fast --budget balanced
+  python benchmarks/forecasting.py --only stores --lightgbm-alone --series 40
   python benchmarks/forecasting.py --growth                     CPU seconds from 100 to 10,000 series, beside AutoETS and its company
 """
 
@@ -74,8 +75,8 @@ def judged(data: Data, history: pd.DataFrame, ahead: pd.DataFrame, made: Made) -
     return pd.DataFrame(out, index=truth.index)
 
 
-def run(data: Data, budgets: list[str], seed: int) -> dict[str, object]:
-    """Every model on every origin: metrics with intervals, paired differences, seconds."""
+def run(data: Data, budgets: list[str], seed: int, statistical: bool = True) -> dict[str, object]:
+    """Every model on every origin: metrics with intervals, paired differences, seconds; without `statistical` LightGBM alone beside ours."""
     tables: dict[str, list[pd.DataFrame]] = {}
     seconds: dict[str, float] = {}
 
@@ -91,9 +92,10 @@ def run(data: Data, budgets: list[str], seed: int) -> dict[str, object]:
             started = time.process_time()
             ours = forecast(panel, LEVELS, budget, seed)
             add(f"Nightmarket {budget}", Made(ours.mean, ours.bounds, time.process_time() - started), history, ahead)
-        peers = forecast_peers.statistical(data, history)
+        peers = forecast_peers.statistical(data, history) if statistical else {}
         peers["LightGBM"] = forecast_peers.lightgbm(data, history, ahead, settings)
-        peers["mean of three"] = Made(np.mean([peers[k].mean for k in STATISTICAL], axis=0), {}, sum(peers[k].seconds for k in STATISTICAL))
+        if statistical:
+            peers["mean of three"] = Made(np.mean([peers[k].mean for k in STATISTICAL], axis=0), {}, sum(peers[k].seconds for k in STATISTICAL))
         for name, made in peers.items():
             add(name, made, history, ahead)
         log.info(logs.said("origin", data=data.name, origin=str(origin.date()), series=panel.size))
@@ -130,15 +132,16 @@ def report(data: Data, found: dict[str, object], budgets: list[str], seed: int) 
         name = f"Nightmarket {budget}"
         best = {m: min((n for n in peers if cells[n][m]), key=lambda n: cells[n][m].value) for m in METRICS if not m.startswith("cover")}  # type: ignore[union-attr]
         lines = {}
-        for other in (best["MASE"], "mean of three"):
+        for other in (best["MASE"], *(["mean of three"] if "mean of three" in joined else [])):
             pair = joined[name]["MASE"].dropna().index.intersection(joined[other]["MASE"].dropna().index)
             apart = bootstrap.difference(joined[name].loc[pair, "MASE"].to_numpy(), joined[other].loc[pair, "MASE"].to_numpy(), RESAMPLES, seed)
             ratio = cells[name]["MASE"].value / cells[other]["MASE"].value - 1  # type: ignore[union-attr]
             lines[f"MASE against {other}"] = f"{100 * ratio:+.1f} %, difference {apart}"
         for m in ("RMSSE", "WAPE", "score80", "score95"):
             lines[f"{m} against {best[m]}"] = f"{cells[name][m].value:.4f} and {cells[best[m]][m].value:.4f}"  # type: ignore[union-attr]
-        three = seconds["mean of three"]
-        lines["seconds"] = f"{seconds[name]:.1f}; AutoETS {seconds['AutoETS']:.1f}, AutoETS + AutoTheta + CES {three:.1f}"
+        lines["seconds"] = f"{seconds[name]:.1f}"
+        if "mean of three" in seconds:
+            lines["seconds"] += f"; AutoETS {seconds['AutoETS']:.1f}, AutoETS + AutoTheta + CES {seconds['mean of three']:.1f}"
         print(f"  {name}")
         for what, said in lines.items():
             print(f"    {what}: {said}")
@@ -184,9 +187,11 @@ def growth(data: Data, sizes: list[int], budgets: list[str], peers_up_to: int, s
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, default=PROJECT.parent / "shared" / "data", metavar="FOLDER")
-    p.add_argument("--only", action="append", choices=[*forecast_data.DATA, "stores"], default=[], help="one of the data sets; again for more")
+    p.add_argument("--only", action="append", choices=[*forecast_data.DATA, *forecast_data.MADE], default=[], help="one of the data sets; again for more")
     p.add_argument("--budget", action="append", choices=list(BUDGETS), default=[])
     p.add_argument("--seed", type=int, default=17)
+    p.add_argument("--series", type=int, metavar="N", help="how many series simulated data has")
+    p.add_argument("--lightgbm-alone", action="store_true", help="leave statsforecast's models out, which take most of the time and know no promotions")
     p.add_argument("--growth", action="store_true", help="measure the cost of 100 to 10,000 series instead")
     p.add_argument("--sizes", default="100,1000,10000", help="with --growth: how many series")
     p.add_argument("--peers-up-to", type=int, default=100, help="with --growth: the largest size that the peers run on")
@@ -196,11 +201,11 @@ def main(argv: list[str] | None = None) -> int:
     budgets = args.budget or ["balanced"]
     told: dict[str, object] = {}
     for name in args.only or list(forecast_data.DATA):
-        data = forecast_data.stores() if name == "stores" else forecast_data.DATA[name](args.data)
+        data = forecast_data.MADE[name](**({"series": args.series} if args.series else {})) if name in forecast_data.MADE else forecast_data.DATA[name](args.data)
         if args.growth:
             told[name] = growth(data, [int(s) for s in args.sizes.split(",")], budgets, args.peers_up_to, args.seed)
         else:
-            told[name] = report(data, run(data, budgets, args.seed), budgets, args.seed)
+            told[name] = report(data, run(data, budgets, args.seed, not args.lightgbm_alone), budgets, args.seed)
         if args.out:
             args.out.write_text(json.dumps(told, indent=1), encoding="utf-8")
     return 0

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from nightmarket.forecast import adjusting, explaining, gate, pictures, reordering
-from nightmarket.forecast.fitted import Fitted, Piece
+from nightmarket.forecast.fitted import Fitted, Piece, arrays, piece
 from nightmarket.forecast.forecaster import Forecast, forecast
 from nightmarket.forecast.series import Panel, read_panel
 from tests.forecast.test_forecaster import shop, table
@@ -25,9 +25,19 @@ def made() -> tuple[Panel, Forecast]:
 
 def test_a_fitted_forecaster_counts_what_its_series_are(made: tuple[Panel, Forecast]) -> None:
     panel, f = made
-    found = replace(f.diagnosis, kind=("smooth",) * 11 + ("lumpy",), breaks=np.r_[0, 40, [-1] * 10], outliers=np.r_[[0] * 11, 3])
+    found = replace(f.diagnosis, kind=("smooth",) * 11 + ("lumpy",), breaks=np.r_[0, 40, [-1] * 10], outliers=np.r_[[0] * 11, 3],
+                    season=np.r_[[0.3] * 11, np.nan], seasonal=np.r_[[True] * 8, [False] * 3, True])
     model = Fitted(date(2024, 6, 30), 14, (80, 95), "fast", 17, (Piece(panel.ids, replace(f, diagnosis=found)),), ())
-    assert model.diagnosed() == {"lumpy": 1, "smooth": 11, "with a break": 2, "with outliers": 1}
+    assert model.diagnosed() == {"lumpy": 1, "smooth": 11, "with a season": 8, "with a break": 2, "with outliers": 1}
+
+
+def test_what_was_kept_before_seasons_were_told_is_read(made: tuple[Panel, Forecast]) -> None:
+    panel, f = made
+    held = arrays(Piece(panel.ids, f))
+    again = piece(held).made.diagnosis
+    assert np.array_equal(again.season, f.diagnosis.season, equal_nan=True) and np.array_equal(again.seasonal, f.diagnosis.seasonal)
+    older = piece({k: v for k, v in held.items() if k not in ("diagnosis/season", "diagnosis/seasonal")}).made.diagnosis
+    assert np.isnan(older.season).all() and older.seasonal.all() and older.kind == f.diagnosis.kind
 
 
 def test_adjusting_moves_to_what_came_and_widens_after_misses(made: tuple[Panel, Forecast]) -> None:

@@ -221,6 +221,25 @@ def test_a_known_promotion_is_forecast(run: Run) -> None:
     assert code == 0 and np.abs(out["mean"] - out["y"]).mean() < 3.0
 
 
+def test_a_shop_that_lacks_half_a_year_goes_on_and_known_closed_days_are_zero(run: Run) -> None:
+    days = pd.date_range("2023-01-01", periods=440, freq="D")
+    rng = np.random.default_rng(9)
+    often = pd.DataFrame({"series_id": "closes", "ds": days, "open": (np.arange(440) % 10 != 4).astype(float)})
+    never = pd.DataFrame({"series_id": "rebuilt", "ds": days, "open": 1.0})
+    frame = pd.concat([often, never], ignore_index=True)
+    frame["y"] = np.where(frame["open"] == 1, (200 + rng.normal(0, 5, len(frame))).round(), 0.0)
+    future = frame[frame["ds"] >= days[-14]].drop(columns="y")
+    future.loc[(future["series_id"] == "rebuilt") & (future["ds"] == days[-3]), "open"] = 0.0  # its first closed day
+    history = frame[frame["ds"] < days[-14]]
+    history = history[(history["series_id"] == "closes") | (history["ds"] < days[150]) | (history["ds"] > days[330])]
+    code, out, told = run(history, 14, "D", future, "open")
+    out = whole(out, 2, 14).merge(future, on=["series_id", "ds"])
+    shut = out["open"] == 0
+    assert code == 0 and "missing dates taken as unknown" in told and "a list of sales" not in told
+    assert shut.sum() == 2 and (out.loc[shut, ["mean", "lo95", "hi95"]] == 0).all().all()
+    assert out.loc[~shut, "mean"].between(190, 210).all() and (out.loc[~shut, "lo95"] > 150).all()
+
+
 def test_a_future_covariate_that_is_missing_is_named(run: Run) -> None:
     frame = promoted()
     future = frame.iloc[-14:][["series_id", "ds", "promo"]].reset_index(drop=True)

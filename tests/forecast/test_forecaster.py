@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nightmarket.forecast import combining, forecaster, spread
+from nightmarket.forecast import boosted, combining, forecaster, spread
 from nightmarket.forecast.closed import closed
 from nightmarket.forecast.diagnosis import diagnose
 from nightmarket.forecast.forecaster import BUDGETS, Backtest, Forecast, Weights, backtest, forecast
@@ -69,6 +70,55 @@ def test_a_backtest_knows_only_what_was_known(freq: Freq, length: int, horizon: 
     assert one.names == two.names and {"D": "boosted", "W": "mean", "MS": "stl"}[freq] in one.names
     for name, a, b in zip(one.names, one.forecasts[:, 0], two.forecasts[:, 0], strict=True):
         assert np.allclose(a, b, rtol=1e-6, equal_nan=True), name
+
+
+def test_later_parts_of_the_backtests_know_what_came_before_them_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecaster, "_MANY", 0)
+    y = shop(5, 120) + 1.0
+    panel = _panel(y, "MS", 6)
+    stages = forecaster._stages(forecaster.origins_of(panel, 8), 3)
+    middle = stages[1].until
+    early, late = y.copy(), y.copy()
+    early[:, middle - 1] *= 3.0
+    late[:, middle:] *= 3.0
+    found = diagnose(panel)
+    base, before, after = (backtest(p, closed(p), found, BUDGETS["balanced"], 17) for p in (panel, _panel(early, "MS", 6), _panel(late, "MS", 6)))
+    at = list(base.origins).index(middle)
+    boosted = base.names.index("boosted")
+    for name, a, b in zip(base.names, base.forecasts[:, at], after.forecasts[:, at], strict=True):
+        assert np.allclose(a, b, rtol=1e-6, equal_nan=True), name
+    assert not np.allclose(base.forecasts[boosted, at], before.forecasts[boosted, at])
+
+
+def test_backtests_are_parted_in_order() -> None:
+    stages = forecaster._stages(np.array([10, 12, 14, 16, 18, 20, 22, 24, 30]), 3)
+    assert [(s.until, list(s.asked)) for s in stages] == [(10, [10, 12, 14]), (16, [16, 18, 20]), (22, [22, 24]), (30, [30])]
+    assert [s.until for s in forecaster._stages(np.array([10, 12, 14, 30]), 3)] == [10, 30]  # parts of two origins at least
+    assert [(s.until, list(s.asked)) for s in forecaster._stages(np.array([30]), 3)] == [(30, [30])]
+
+
+@pytest.mark.parametrize(("length", "horizon", "apart"), [(942, 42, 15), (300, 28, 4), (200, 48, 8), (60, 7, 1)])
+def test_days_to_learn_from_reach_back_and_fall_on_all_weekdays(length: int, horizon: int, apart: int) -> None:
+    grid = forecaster._grid(_panel(shop(2, length), "D", horizon), 14)
+    # 942: (942 - 42 - 14) // 60 = 14, a multiple of 7, so one more; 48 // 6 = 8 … 48 // 3 = 16, (200 - 48 - 14) // 60 = 2
+    assert (np.diff(grid) == apart).all() and grid[-1] == length - horizon and grid[0] > 14
+
+
+def test_of_many_rows_every_weekday_and_horizon_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[boosted.Rows] = []
+    real = boosted.fit
+
+    def spy(data: boosted.Rows, *rest: object, **more: object) -> object:
+        seen.append(data)
+        return real(data, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(boosted, "fit", spy)
+    panel = _panel(shop(10, 300), "D", 28)
+    plan = replace(BUDGETS["fast"], learner=(1000, 5, 0.1, 7))
+    backtest(panel, closed(panel), diagnose(panel), plan, 17)
+    for data in seen:
+        for name, all_of in (("weekday", set(range(7))), ("step", set(range(1, 29)))):
+            assert set(data.x[:, data.names.index(name)]) == all_of, name
 
 
 def test_a_day_that_nobody_knows_is_not_a_low_one() -> None:

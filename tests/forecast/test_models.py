@@ -241,6 +241,66 @@ def test_features_see_nothing_at_or_after_the_origin() -> None:
     assert one.x.shape == (2 * 3 * 7, len(one.names))
 
 
+def test_a_season_is_told_from_noise() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(100, 10, (200, 140))
+    waves = noise + np.tile([20.0, -20.0, 0.0, 0.0, 0.0, 0.0, 0.0], 20)
+    dull, seasonal_ones = diagnose(panel_of(noise)), diagnose(panel_of(waves))
+    # seven means explain about 7 / 140 of the variance of noise, of which a mean of seven leaves 6 / 7; the wave's variance is 2 * 400 / 7
+    wave, rest = 2 * 400 / 7, 100 * 6 / 7
+    assert dull.season.mean() == pytest.approx(0.05, abs=0.02) and dull.seasonal.mean() < 0.1
+    assert seasonal_ones.season.mean() == pytest.approx(1 - rest * 0.95 / (wave + rest), abs=0.03) and seasonal_ones.seasonal.all()
+    short = diagnose(panel_of(noise[:3, :14]))
+    assert np.isnan(short.season).all() and short.seasonal.all()  # too short to tell: nothing is left out
+
+
+def test_the_diagnosis_decides_which_candidates_run() -> None:
+    rng = np.random.default_rng(6)
+    y = rng.normal(100, 5, (4, 170)) + 40 * np.sin(2 * np.pi * np.arange(170) / 52)
+    y[1, 130:] += 300  # the level of the last year is not that of the year before
+    y[2] = rng.normal(100, 5, 170)  # no season
+    panel = panel_of(y, "W", 4)
+    found = diagnose(panel)
+    assert list(found.seasonal) == [True, True, False, True] and list(found.steady(170, 52)) == [True, False, True, True]
+    test = forecaster.backtest(panel, closed(panel), found, forecaster.BUDGETS["balanced"], 17)
+    ran = {name: np.isfinite(test.forecasts[test.names.index(name), -1]).all(axis=1) for name in ("stl", "last_year", "median", "smoothing")}
+    assert list(ran["stl"]) == [True, True, False, True] and list(ran["last_year"]) == list(ran["median"]) == [True, False, True, True]
+    assert ran["smoothing"].all()
+    weight = combining.weights(test, found.rare)
+    assert np.allclose(weight.sum(axis=1), 1.0) and weight[2, test.names.index("stl")] == 0.0 and weight[1, test.names.index("median")] == 0.0
+
+
+def test_each_origin_may_have_steps_of_its_own() -> None:
+    y = RNG.gamma(2.0, 10.0, (3, 120))
+    panel = panel_of(y)
+    shut = np.zeros((3, 127), bool)
+    origins, steps = np.array([80, 90]), np.array([[1, 4, 7], [2, 3, 5]])
+    hints = RNG.normal(20, 1, (2, 3, 3, 1))
+    both = boosted.rows(panel, y, shut, origins, hints, steps)
+    for k in (0, 1):
+        one = boosted.rows(panel, y, shut, origins[[k]], hints[[k]], steps[k])
+        part = slice(9 * k, 9 * k + 9)
+        assert np.array_equal(both.x[part], one.x, equal_nan=True) and np.array_equal(both.target[part], one.target)
+        assert np.allclose((both.target * both.level)[part].reshape(3, 3), y[:, origins[k] + steps[k] - 1])
+
+
+def test_with_closed_days_both_open_and_all_days_are_covered_as_claimed() -> None:
+    rng = np.random.default_rng(3)
+    shut = np.zeros((9, 400, 10), bool)
+    shut[:, :, [3, 8]] = True  # a fifth of the days
+    actual = np.where(shut, 0.0, rng.normal(50.0, 5.0, (9, 400, 10)))
+    truth = actual[-1].copy()
+    actual[-1] = np.nan
+    made = np.where(shut, 0.0, 50.0)
+    test = forecaster.Backtest(10 * np.arange(9), ("fifty",), made[None], actual, shut, np.full(400, 5.0), np.ones(400))
+    for level, open_too in ((80, 78.0), (95, 94.5)):  # level - (100 - level) / 5 / 2
+        low, high = intervals.conformal(test, made, (80, 95), np.ones(400, bool))[level]
+        inside = (truth >= low) & (truth <= high)
+        assert 100 * inside[~shut[-1]].mean() == pytest.approx(open_too, abs=1.5)
+        assert 100 * inside.mean() == pytest.approx(20 + 0.8 * open_too, abs=1.5)
+        assert (high[shut[-1]] == 0).all()
+
+
 @pytest.mark.parametrize(("series", "apart", "horizon"), [(16, 2, 4), (12, 8, 28)])
 def test_intervals_of_few_series_cover_on_average(series: int, apart: int, horizon: int) -> None:
     """Backtests that share days, as those of short histories do; the next horizon is of the same noise."""

@@ -43,14 +43,15 @@ class Rows:
 
 
 def rows(panel: Panel, masked: np.ndarray, shut: np.ndarray, origins: np.ndarray, hints: np.ndarray, steps: np.ndarray) -> Rows:
-    """Features at `origins` (periods known, ascending) and `steps` ahead (from 1).
+    """Features at `origins` (periods known, ascending) and `steps` ahead (from 1): (steps,) of them, or (origins, steps) of each origin its own.
 
     `masked` is y with NaN on closed days; `hints` (origins, n, steps, m) are the statistical forecasts.
     """
     n, freq, season = panel.size, panel.freq, SEASON[panel.freq]
     length = masked.shape[1]
     dates = panel.dates()
-    at = origins[:, None] + steps[None, :] - 1  # (o, s) columns
+    steps = np.broadcast_to(steps, (len(origins), steps.shape[-1]))
+    at = origins[:, None] + steps - 1  # (o, s) columns
     filled, counted = np.nan_to_num(masked), np.isfinite(masked).astype(float)
     total = np.concatenate([np.zeros((n, 1)), np.cumsum(filled, axis=1)], axis=1)
     square = np.concatenate([np.zeros((n, 1)), np.cumsum(filled**2, axis=1)], axis=1)
@@ -70,13 +71,13 @@ def rows(panel: Panel, masked: np.ndarray, shut: np.ndarray, origins: np.ndarray
     level = np.where(np.isfinite(base) & (base > 0.05 * long), base, long)
     level = np.where(np.isfinite(level) & (level > 0), level, 1.0)  # (o, n)
     deviation = np.sqrt(np.maximum(mean(square, windows[2]) - means[2] ** 2, 0.0))
-    shape = (len(origins), n, len(steps))
+    shape = (len(origins), n, steps.shape[1])
     made: dict[str, np.ndarray] = {}
 
     def add(name: str, values: np.ndarray) -> None:
         made[name] = np.broadcast_to(values, shape)
 
-    add("step", steps[None, None, :].astype(float))
+    add("step", steps[:, None, :].astype(float))
     add("log_level", np.log1p(level)[:, :, None])
     for w, values in zip(windows, means, strict=True):
         add(f"mean_{w}", (values / level)[:, :, None])
@@ -86,7 +87,7 @@ def rows(panel: Panel, masked: np.ndarray, shut: np.ndarray, origins: np.ndarray
     reach = -(-steps // season)  # seasons back to the newest known value of the same season
     same = []
     for k in range(4 if freq == "D" else 2):
-        column = at - season * (reach + k)[None, :]
+        column = at - season * (reach + k)
         values = masked[:, np.clip(column, 0, length - 1)].transpose(1, 0, 2) / level[:, :, None]
         same.append(np.where((column >= 0)[:, None, :], values, np.nan))
         if k < 2:
@@ -100,7 +101,7 @@ def rows(panel: Panel, masked: np.ndarray, shut: np.ndarray, origins: np.ndarray
     if freq != "MS":
         year = round(365.25 if freq == "D" else 52.18)
         for name, back in (("year_ago", 364 if freq == "D" else 52),):
-            column = at - back * (1 + (steps - 1) // back)[None, :]
+            column = at - back * (1 + (steps - 1) // back)
             values = masked[:, np.clip(column, 0, length - 1)].transpose(1, 0, 2) / level[:, :, None]
             add(name, np.where((column >= 0)[:, None, :], values, np.nan))
         wide = [(at - year + d) for d in (range(-3, 4) if freq == "D" else range(-1, 2))]

@@ -29,6 +29,14 @@ class Diagnosis:
     """Column of the largest lasting change of level, -1 where there is none."""
     outliers: np.ndarray
     """Number of values more than six robust standard deviations from the median of their neighbours."""
+    season: np.ndarray
+    """(n,) part of the variance around a moving average of a season that a fixed seasonal profile explains; NaN below two seasons."""
+    seasonal: np.ndarray
+    """(n,) bool: whether that is more than chance shows (twice what a profile explains of noise), or history too short to tell."""
+
+    def steady(self, length: int, within: int) -> np.ndarray:
+        """(n,) bool: no lasting change of level in the last `within` of `length` periods; what repeats a year would repeat the level before."""
+        return np.asarray((self.breaks < 0) | (self.breaks <= length - within))
 
     @property
     def rare(self) -> np.ndarray:
@@ -56,8 +64,28 @@ def diagnose(panel: Panel, shut: np.ndarray | None = None) -> Diagnosis:
             kinds.append("lumpy" if vary >= 0.49 else "intermittent")
         else:
             kinds.append("erratic" if vary >= 0.49 else "smooth")
-    return Diagnosis(panel.lengths(), interval, variation, tuple(kinds), _breaks(y, panel.season), _outliers(y, panel.season))
+    season, seasonal = _season(y, panel.season)
+    return Diagnosis(panel.lengths(), interval, variation, tuple(kinds), _breaks(y, panel.season), _outliers(y, panel.season), season, seasonal)
 
+
+def _season(y: np.ndarray, season: int) -> tuple[np.ndarray, np.ndarray]:
+    """Strength of the season, and whether it is beyond chance. A profile of s means explains about s / N of N values of noise."""
+    n, length = y.shape
+    known = np.isfinite(y)
+    sums, counts = (np.concatenate([np.zeros((n, 1)), np.cumsum(v, axis=1)], axis=1) for v in (np.nan_to_num(y), known.astype(float)))
+    low = np.maximum(np.arange(length) - season // 2, 0)
+    high = np.minimum(low + season, length)
+    many = counts[:, high] - counts[:, low]
+    rest = np.where(known, y - (sums[:, high] - sums[:, low]) / np.maximum(many, 1), np.nan)
+    profile = np.zeros_like(rest)
+    for k in range(season):
+        some = known[:, k::season]
+        profile[:, k::season] = (np.nansum(rest[:, k::season], axis=1) / np.maximum(some.sum(axis=1), 1))[:, None]
+    count = known.sum(axis=1)
+    whole, left = (np.nansum((v - (np.nansum(v, axis=1) / np.maximum(count, 1))[:, None]) ** 2, axis=1) for v in (rest, rest - profile))
+    long = (count > 2 * season) & (whole > 0)
+    strength = np.where(long, 1.0 - left / np.where(whole > 0, whole, 1.0), np.nan)
+    return strength, ~long | (strength >= 2.0 * season / np.maximum(count, 1))
 
 def _breaks(y: np.ndarray, season: int) -> np.ndarray:
     """Where means of the two windows beside a column (two seasons each, eight periods at least) differ most, if by more than five

@@ -66,7 +66,9 @@ def piece(held: Mapping[str, np.ndarray]) -> Piece:
     mean, names, origins = held["mean"], tuple(str(n) for n in held["names"]), held["origins"]
     empty = np.zeros((0, len(origins), *mean.shape))
     test = Backtest(origins, names, empty, held["actual"], held["shut"], held["scale"], held["root"])
-    told: dict[str, Any] = {f.name: held[f"diagnosis/{f.name}"] for f in fields(Diagnosis)}
+    # kept before its season was told: nothing is decided by it any more
+    told: dict[str, Any] = {"season": np.full(len(mean), np.nan), "seasonal": np.ones(len(mean), bool)}
+    told |= {f.name: held[f"diagnosis/{f.name}"] for f in fields(Diagnosis) if f"diagnosis/{f.name}" in held}
     found = Diagnosis(**{**told, "kind": tuple(str(k) for k in told["kind"])})
     levels = sorted(int(k.partition("/")[2]) for k in held if k.startswith("low/"))
     bounds = {level: (held[f"low/{level}"], held[f"high/{level}"]) for level in levels}
@@ -117,10 +119,10 @@ class Fitted:
         return Weights(names, rows)
 
     def diagnosed(self) -> dict[str, int]:
-        """How many series are of each kind, have a lasting change of level, and have outliers."""
+        """How many series are of each kind, have a season, have a lasting change of level, and have outliers."""
         found = [p.made.diagnosis for p in self.pieces]
         kinds = Counter(kind for d in found for kind in d.kind)
-        return {**dict(sorted(kinds.items())), "with a break": sum(int((d.breaks >= 0).sum()) for d in found),
+        return {**dict(sorted(kinds.items())), "with a season": sum(int((d.seasonal & np.isfinite(d.season)).sum()) for d in found), "with a break": sum(int((d.breaks >= 0).sum()) for d in found),
                 "with outliers": sum(int((d.outliers > 0).sum()) for d in found)}
 
 

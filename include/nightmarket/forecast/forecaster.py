@@ -19,6 +19,10 @@ from nightmarket.forecast.diagnosis import Diagnosis, diagnose
 from nightmarket.forecast.series import SEASON, YEAR, Panel
 
 log = logs.logger("forecast")
+_MANY = 20_000
+"""Known values from which those models are made anew: below, a fit costs as much as all the rest."""
+_TRAINING = 60
+"""Origins that a model across series learns from at most."""
 _FEW = 60_000
 """Backtest residuals below which weights are learnt again without each origin, for honest intervals."""
 
@@ -35,14 +39,16 @@ class Budget:
     """Boosted models: 1 for absolute loss, 2 for squared loss too."""
     least: int
     """Known values below which no boosted model is fitted: it costs as much as a hundred short series do otherwise."""
+    stages: int = 1
+    """How often models that learn across series are made anew in the course of the backtests, where series are many or long."""
     thorough: bool = False
     """Whether ARIMA and the network run."""
 
 
 BUDGETS = {
     "fast": Budget(6, (60_000, 120, 0.07, 15), 1, 2000),
-    "balanced": Budget(8, (120_000, 300, 0.03, 15), 2, 200),
-    "best": Budget(10, (400_000, 600, 0.02, 31), 2, 200, thorough=True),
+    "balanced": Budget(8, (120_000, 300, 0.03, 15), 2, 200, 3),
+    "best": Budget(10, (400_000, 600, 0.02, 31), 2, 200, 3, thorough=True),
 }
 
 
@@ -172,44 +178,69 @@ def origins_of(panel: Panel, most: int) -> np.ndarray:
     return np.array([length - horizon - apart * k for k in range(count - 1, -1, -1)] + [length], np.int64)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Origins at which models across series know the same."""
+
+    until: int
+    """Periods that they know."""
+    asked: np.ndarray
+    """Origins that they forecast from, none below `until`."""
+
+
+def _stages(origins: np.ndarray, most: int) -> list[Stage]:
+    """The backtests in up to `most` parts that follow one another, two origins each at least, and the forecast proper."""
+    past = origins[:-1]
+    parts = np.array_split(past, max(1, min(most, len(past) // 2))) if len(past) else []
+    return [Stage(int(part[0]), part) for part in parts] + [Stage(int(origins[-1]), origins[-1:])]
+
+
+def _grid(panel: Panel, least: int) -> np.ndarray:
+    """Origins that models across series may learn from, ascending: a sixth of the horizon apart, days so far that `_TRAINING` of them reach
+    back through all of history (a third of the horizon at most), and never on one weekday alone."""
+    last, apart = panel.length - panel.horizon, max(1, panel.horizon // 6)
+    if panel.freq == "D":
+        room = int(np.median(panel.lengths())) - panel.horizon - least
+        apart = int(np.clip(room // _TRAINING, apart, max(apart, panel.horizon // 3)))
+        apart += apart % 7 == 0
+    return np.arange(last, least, -apart, dtype=np.int64)[::-1]
+
+
 def backtest(panel: Panel, shut: np.ndarray, found: Diagnosis, plan: Budget, seed: int) -> Backtest:
     """Every candidate at every origin."""
     n, horizon, length = panel.size, panel.horizon, panel.length
     season = SEASON[panel.freq]
     masked = np.where(shut[:, :length], np.nan, panel.y)
     origins = origins_of(panel, plan.origins)
-    apart = max(1, horizon // 6)
-    first = origins[0] if len(origins) > 1 else length
     least = season // 4 if panel.freq == "W" else max(2 * season, 8)
-    training = np.array(sorted(set(range(first - horizon, least, -apart))), np.int64)[-60:]
-    late = np.array(sorted(set(range(length - horizon, least, -apart))), np.int64)[-60:]
-    every = np.unique(np.concatenate([training, late, origins]))
-    statistical = _statistical(panel, masked, found, every, origins)
+    grid = _grid(panel, least)
+    stages = _stages(origins, plan.stages if np.isfinite(masked).sum() >= _MANY else 1)
+    lessons = [grid[grid <= stage.until - horizon][-_TRAINING:] for stage in stages]
+    every = np.unique(np.concatenate([*lessons, origins]))
+    statistical = _statistical(panel, masked, found, every, stages)
     place = {int(o): i for i, o in enumerate(every)}
     names, values = list(statistical), [statistical[k][[place[int(o)] for o in origins]] for k in statistical]
     if plan.losses > 1:
-        made = _decomposed(panel, masked, every, origins)
+        made = _decomposed(panel, masked, found, every, origins)
         if made is not None:
             names.append("stl")
             values.append(made)
     learner = boosted.Learner(*plan.learner, seed=seed)
-    if len(training) >= 4 and np.isfinite(masked).sum() >= plan.least:
+    if len(lessons[0]) >= 4 and np.isfinite(masked).sum() >= plan.least:
         hints = np.stack([statistical[k] for k in statistical], -1)  # (every, n, H, m)
         for name, objective in (("boosted", "regression_l1"), ("boosted_mean", "regression"))[: plan.losses]:
-            made = np.full((len(origins), n, horizon), np.nan)
-            # the model that is judged has seen nothing after the first backtest origin
-            for fitted, asked in ((training, origins[:-1]), (late, origins[-1:])):
-                if len(asked):
-                    made[[list(origins).index(o) for o in asked]] = _boost(panel, masked, shut, fitted, asked, hints, place, learner, objective)
+            # a model that is judged has seen nothing after the first origin that it forecasts from
+            values.append(np.concatenate([
+                _boost(panel, masked, shut, fitted, stage.asked, hints, place, learner, objective) for stage, fitted in zip(stages, lessons, strict=True)
+            ]))
             names.append(name)
-            values.append(made)
     if plan.thorough:
         if n <= arima.MOST:
             names.append("arima")
             values.append(arima.forecasts(panel, masked, origins))
-        if len(training) >= 8 and np.isfinite(masked).sum() >= 2000:
+        if len(lessons[0]) >= 8 and np.isfinite(masked).sum() >= 2000:
             names.append("network")
-            values.append(_network(panel, masked, shut, training, late, origins, seed))
+            values.append(_network(panel, masked, shut, lessons[0], lessons[-1], origins, seed))
     at = origins[:, None] + np.arange(horizon)[None, :]
     inside = at < length
     actual = np.where(inside[:, None, :], panel.y[:, np.minimum(at, length - 1)].transpose(1, 0, 2), np.nan)
@@ -235,11 +266,13 @@ def scale_of(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
 def _boost(panel: Panel, masked: np.ndarray, shut: np.ndarray, fitted: np.ndarray, asked: np.ndarray, hints: np.ndarray, place: dict[int, int],
            learner: boosted.Learner, objective: str) -> np.ndarray:
     steps = np.arange(1, panel.horizon + 1)
-    per = -(-len(fitted) * panel.size * len(steps) // (2 * learner.rows)) if learner.rows else 1
-    chosen = steps if per <= 1 else steps[:: per]
+    per = max(1, -(-len(fitted) * panel.size * len(steps) // (2 * learner.rows)))
+    # of many rows some, at each origin other horizons: one choice for all would leave weekdays out
+    chosen = (steps[:: per][None, :] + (np.arange(len(fitted)) % per)[:, None] - 1) % panel.horizon + 1  # (fitted, some)
     until = int(fitted[-1]) + panel.horizon
     seen = np.where(np.arange(masked.shape[1]) < until, masked, np.nan)
-    train = boosted.rows(panel, seen, shut, fitted, hints[[place[int(o)] for o in fitted]][:, :, chosen - 1], chosen)
+    told = np.take_along_axis(hints[[place[int(o)] for o in fitted]], chosen[:, None, :, None] - 1, axis=2)
+    train = boosted.rows(panel, seen, shut, fitted, told, chosen)
     model = boosted.fit(train, learner, objective=objective)
     test = boosted.rows(panel, masked, shut, asked, hints[[place[int(o)] for o in asked]], steps)
     return boosted.predict(model, test).reshape(len(asked), panel.size, panel.horizon)
@@ -263,7 +296,7 @@ def _network(panel: Panel, masked: np.ndarray, shut: np.ndarray, training: np.nd
     return out
 
 
-def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.ndarray, origins: np.ndarray) -> dict[str, np.ndarray]:
+def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.ndarray, stages: list[Stage]) -> dict[str, np.ndarray]:
     """name → (every, n, H) forecasts at each origin, from what was known there."""
     n, horizon, length = panel.size, panel.horizon, panel.length
     season = SEASON[panel.freq]
@@ -271,16 +304,13 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
     z, positive, size = _eased(masked)
     short = season if panel.lengths().max() >= 2.5 * season else 1
     design = regression.design(panel)
-    first = int(origins[0])
     logged = np.where(positive[:, None], z, np.nan)
     scaled = masked / size
-    # effects learnt before the first backtest origin judge, effects of all history forecast
+    # effects are learnt from what is known where a stage begins; what boosted models learn from before the first is forecast with its effects
     views: list[tuple[np.ndarray, np.ndarray]] = []
-    for until, mine in ((first, every < length), (length, every == length)):
-        if first == length and until == first and not mine.any():
-            continue
-        coefficients = regression.fit(design.x[:, :until], z[:, :until], 2 * YEAR[panel.freq])
-        views.append((coefficients, mine))
+    for k, stage in enumerate(stages):
+        mine = (every >= stage.until if k else np.ones(len(every), bool)) & (every < stages[k + 1].until if k + 1 < len(stages) else True)
+        views.append((regression.fit(design.x[:, : stage.until], z[:, : stage.until], 2 * YEAR[panel.freq]), mine))
     trends = panel.freq != "D"
     for name, logs_too, adjusted in (("smoothing", False, False), ("smoothing_log", True, False), ("regression", None, True)):
         if logs_too and not positive.any():
@@ -299,11 +329,16 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
             made = _bank(scaled, short, trends, every, horizon) * size[None]
         out[name] = made
     lag = round(YEAR[panel.freq] / SEASON[panel.freq]) * SEASON[panel.freq]
-    if panel.freq != "MS" and panel.lengths().max() >= 1.25 * lag:
-        out["last_year"] = _back(seasonal.last_year(z, lag, every, horizon), positive, size)
-    if panel.freq == "W":
-        out["mean"] = _year_mean(masked, SEASON["W"], every, horizon)
-        out["median"] = _year_median(masked, SEASON["W"], every, horizon)
+    steady = np.flatnonzero(found.steady(length, lag))
+    if panel.freq != "MS" and panel.lengths().max() >= 1.25 * lag and len(steady):
+        made = np.full((len(every), n, horizon), np.nan)
+        made[:, steady] = seasonal.last_year(z[steady], lag, every, horizon)
+        out["last_year"] = _back(made, positive, size)
+    if panel.freq == "W" and len(steady):
+        for name, middle in (("mean", _year_mean), ("median", _year_median)):
+            made = np.full((len(every), n, horizon), np.nan)
+            made[:, steady] = middle(masked[steady], SEASON["W"], every, horizon)
+            out[name] = made
     if found.rare.any():
         rows = np.flatnonzero(found.rare)
         for name, method in (("croston_sba", intermittent.croston_sba), ("tsb", intermittent.tsb), ("adida", intermittent.adida)):
@@ -313,12 +348,15 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
     return out
 
 
-def _decomposed(panel: Panel, masked: np.ndarray, every: np.ndarray, origins: np.ndarray) -> np.ndarray | None:
-    """(origins, n, H) of `seasonal.stl`, on logs where a series is positive; None where no series is long enough."""
-    if panel.lengths().max() <= 2 * SEASON[panel.freq]:
+def _decomposed(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.ndarray, origins: np.ndarray) -> np.ndarray | None:
+    """(origins, n, H) of `seasonal.stl` where a series has a season, on logs where it is positive; None where none has or is long enough."""
+    rows = np.flatnonzero(found.seasonal)
+    if panel.lengths().max() <= 2 * SEASON[panel.freq] or not len(rows):
         return None
     z, positive, size = _eased(masked)
-    return _back(seasonal.stl(z, SEASON[panel.freq], panel.freq != "D", every, origins, panel.horizon), positive, size)
+    made = np.full((len(origins), panel.size, panel.horizon), np.nan)
+    made[:, rows] = seasonal.stl(z[rows], SEASON[panel.freq], panel.freq != "D", every, origins, panel.horizon)
+    return _back(made, positive, size)
 
 
 def _eased(masked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -42,9 +42,11 @@ def conformal(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], non
     size = np.maximum(np.abs(combined) / typical[None, :, None], 0.05) ** power * growth[None, None, :]
     out = {}
     for level in levels:
-        shares = ((100 - level) / 200, (100 + level) / 200)
+        # the point on a closed day is always right: midway between what open days and all days would ask for, both come out near the level
+        claim = level - (100 - level) * shut.mean() / 2
+        shares = ((100 - claim) / 200, (100 + claim) / 200)
         below, above = _ends(residual / (own[None, :, None] * size[:-1]), use, shares)
-        factor = _factor(residual, size[:-1], use, test.scale, level, shares, test.origins[:-1])
+        factor = _factor(residual, size[:-1], use, test.scale, claim, shares, test.origins[:-1])
         wide = own[:, None] * size[-1] * factor
         out[level] = _closed(ahead + np.minimum(below, 0.0)[:, None] * wide, ahead + np.maximum(above, 0.0)[:, None] * wide, shut, nonnegative)
     return nested(out)
@@ -86,7 +88,7 @@ def _ends(normal: np.ndarray, use: np.ndarray, shares: tuple[float, float]) -> l
     return out
 
 
-def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, level: int, shares: tuple[float, float],
+def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, level: float, shares: tuple[float, float],
             at: np.ndarray) -> float:
     """By how much intervals made without an origin must be wider to cover that origin as often as they claim, over all origins `at`.
 

@@ -5,7 +5,8 @@ names series; what cannot is refused with the series, the date and the remedy:
 
 - rows out of order are sorted; rows of one series and date that say the same are one row; ones that differ are refused
 - a missing y (null, NaN) and a missing date are unknown, not zero; but a series that never records a zero and lacks a tenth of
-  its dates or more is a list of sales: what it does not list is zero, and it runs to the last date of the file
+  its dates or more is a list of sales: what it does not list is zero, and it runs to the last date of the file; a series that is
+  complete but for one gap (a shop being rebuilt) is no list
 - before a gap of more than two years history is dropped; older than `HISTORY` periods too
 - an infinite y, a date off the calendar (a month that does not start on the 1st, weeks on two weekdays), or two frequencies in
   one series are refused
@@ -32,6 +33,7 @@ HISTORY: dict[str, int] = {"D": 1826, "W": 522, "MS": 600}
 """Periods of history that are looked at: five, ten and fifty years."""
 LONGEST_GAP: dict[str, int] = {"D": 730, "W": 104, "MS": 24}
 _NAMED = 5  # offenders named in a message
+_AROUND = 30  # periods that must be listed around a gap for it to be one
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,9 @@ def _extent(codes: np.ndarray, at: np.ndarray, y: np.ndarray, n: int, newest: in
     lists = (zeros == 0) & (span - (stops - starts) >= 0.1 * span) & (span > 1)
     apart = np.r_[0, np.diff(at)]
     apart[starts] = 0
+    longest = np.maximum.reduceat(apart, starts) - 1
+    around = stops - starts >= _AROUND
+    lists &= ~around | (span - longest - (stops - starts) >= 0.1 * (span - longest))
     gap = apart - 1 > LONGEST_GAP[freq]
     dropped = np.zeros(n, bool)
     for row in np.flatnonzero(gap):  # rare; sorted, so the last gap wins
