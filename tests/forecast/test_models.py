@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -256,18 +258,19 @@ def test_a_season_is_told_from_noise() -> None:
 
 def test_the_diagnosis_decides_which_candidates_run() -> None:
     rng = np.random.default_rng(6)
-    y = rng.normal(100, 5, (4, 170)) + 40 * np.sin(2 * np.pi * np.arange(170) / 52)
-    y[1, 130:] += 300  # the level of the last year is not that of the year before
-    y[2] = rng.normal(100, 5, 170)  # no season
-    panel = panel_of(y, "W", 4)
+    y = rng.normal(100, 5, (4, 480)) + np.tile([40.0, -40.0, 0.0, 0.0, 0.0, 0.0, 0.0], 69)[:480]
+    y[1, 300:] += 300  # the level of the last year is not that of the year before
+    y[2] = rng.normal(100, 5, 480)  # no season
+    panel = panel_of(y, "D", 14)
     found = diagnose(panel)
-    assert list(found.seasonal) == [True, True, False, True] and list(found.steady(170, 52)) == [True, False, True, True]
-    test = forecaster.backtest(panel, closed(panel), found, forecaster.BUDGETS["balanced"], 17)
-    ran = {name: np.isfinite(test.forecasts[test.names.index(name), -1]).all(axis=1) for name in ("stl", "last_year", "median", "smoothing")}
-    assert list(ran["stl"]) == [True, True, False, True] and list(ran["last_year"]) == list(ran["median"]) == [True, False, True, True]
+    assert list(found.seasonal) == [True, True, False, True] and list(found.steady(480, 364)) == [True, False, True, True]
+    plan = replace(forecaster.BUDGETS["balanced"], learner=(5_000, 10, 0.1, 7))
+    test = forecaster.backtest(panel, closed(panel), found, plan, 17)
+    ran = {name: np.isfinite(test.forecasts[test.names.index(name), -1]).all(axis=1) for name in ("stl", "last_year", "smoothing")}
+    assert list(ran["stl"]) == [True, True, False, True] and list(ran["last_year"]) == [True, False, True, True]
     assert ran["smoothing"].all()
     weight = combining.weights(test, found.rare)
-    assert np.allclose(weight.sum(axis=1), 1.0) and weight[2, test.names.index("stl")] == 0.0 and weight[1, test.names.index("median")] == 0.0
+    assert np.allclose(weight.sum(axis=1), 1.0) and weight[2, test.names.index("stl")] == 0.0 and weight[1, test.names.index("last_year")] == 0.0
 
 
 def test_each_origin_may_have_steps_of_its_own() -> None:

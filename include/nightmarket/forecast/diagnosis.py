@@ -32,7 +32,8 @@ class Diagnosis:
     season: np.ndarray
     """(n,) part of the variance around a moving average of a season that a fixed seasonal profile explains; NaN below two seasons."""
     seasonal: np.ndarray
-    """(n,) bool: whether that is more than chance shows (twice what a profile explains of noise), or history too short to tell."""
+    """(n,) bool: whether that is more than chance shows (twice what a profile explains of noise); True too where nothing can be
+    told: history is short, or a lasting change of level hides it."""
 
     def steady(self, length: int, within: int) -> np.ndarray:
         """(n,) bool: no lasting change of level in the last `within` of `length` periods; what repeats a year would repeat the level before."""
@@ -65,7 +66,8 @@ def diagnose(panel: Panel, shut: np.ndarray | None = None) -> Diagnosis:
         else:
             kinds.append("erratic" if vary >= 0.49 else "smooth")
     season, seasonal = _season(y, panel.season)
-    return Diagnosis(panel.lengths(), interval, variation, tuple(kinds), _breaks(y, panel.season), _outliers(y, panel.season), season, seasonal)
+    breaks = _breaks(y, panel.season)
+    return Diagnosis(panel.lengths(), interval, variation, tuple(kinds), breaks, _outliers(y, panel.season), season, seasonal | (breaks >= 0))
 
 
 def _season(y: np.ndarray, season: int) -> tuple[np.ndarray, np.ndarray]:

@@ -334,11 +334,9 @@ def _statistical(panel: Panel, masked: np.ndarray, found: Diagnosis, every: np.n
         made = np.full((len(every), n, horizon), np.nan)
         made[:, steady] = seasonal.last_year(z[steady], lag, every, horizon)
         out["last_year"] = _back(made, positive, size)
-    if panel.freq == "W" and len(steady):
-        for name, middle in (("mean", _year_mean), ("median", _year_median)):
-            made = np.full((len(every), n, horizon), np.nan)
-            made[:, steady] = middle(masked[steady], SEASON["W"], every, horizon)
-            out[name] = made
+    if panel.freq == "W":
+        out["mean"] = _year_mean(masked, SEASON["W"], every, horizon)
+        out["median"] = _year_median(masked, SEASON["W"], every, horizon)
     if found.rare.any():
         rows = np.flatnonzero(found.rare)
         for name, method in (("croston_sba", intermittent.croston_sba), ("tsb", intermittent.tsb), ("adida", intermittent.adida)):
