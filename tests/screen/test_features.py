@@ -110,7 +110,8 @@ def test_risk_by_hand(seed: int) -> None:
 def test_without_later_labels_a_row_sees_those_before_its_block_only() -> None:
     rows = some(4)
     cut = int(rows.times[-1]) + 1
-    found = features.risk(rows, make_recipe(rows, False, cut, 10 * DAY))["card.known_bad.ever"]
+    found = features.risk(rows, make_recipe(rows, False, cut, 10 * DAY))
+    found = found.columns[found.names.index("card.known_bad.ever")]
     for i in range(len(rows)):
         start = cut - ((cut - 1 - rows.times[i]) // (10 * DAY) + 1) * 10 * DAY
         seen = (rows.label == 1) & (rows.known_at < rows.times[i]) & (rows.times < start) & (rows.entities["card"] == rows.entities["card"][i])
@@ -147,7 +148,7 @@ def test_the_order_of_rows_moves_no_feature(seed: int) -> None:
 def test_provisional_scores_of_others_up_to_the_moment() -> None:
     rows = some(7)
     scores = np.random.default_rng(1).random(len(rows))
-    found = features.score_windows(rows, make_recipe(rows, True, int(rows.times[-1]) + 1, DAY), scores)
+    found = features.score_windows(rows, make_recipe(rows, True, int(rows.times[-1]) + 1, DAY), {"suspicion": (scores, ("1d", "7d"))})
     week, largest = (found.columns[found.names.index(f"card.suspicion.{n}")] for n in ("7d", "largest"))
     for i in range(len(rows)):
         mine = (rows.entities["card"] == rows.entities["card"][i]) & (rows.entities["card"][i] >= 0) & (np.arange(len(rows)) != i)

@@ -103,6 +103,21 @@ def test_a_table_with_more_good_rows_than_are_learned_from(world: pd.DataFrame, 
     assert expected_calibration_error(probability, truth) < 0.03
 
 
+def test_rows_good_beyond_doubt_are_left_to_one_model() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 6)).astype(np.float32)
+    label = (X[:, 0] + 0.3 * rng.normal(size=4000) > 2.4).astype(float)
+    made = learners.fit_trees(X, label, np.ones(4000), learners.TreeSettings(rounds=60, threads=1), [1, 2, 3])
+    said = np.array([m.predict(X, raw_score=True) for m in made.models])
+    assert made.sure == pytest.approx(min(np.log(label.mean() / (1 - label.mean())), np.log(1 / 99)))
+    sure, found = said[0] <= made.sure, made.log_odds(X)
+    assert 0.5 < sure.mean() < 1 and (found[sure] == said[0][sure]).all() and np.allclose(found[~sure], said.mean(0)[~sure], atol=1e-12)
+    # however many rows are asked about at once
+    assert (np.concatenate([made.log_odds(X[i:i + 7]) for i in range(0, 700, 7)]) == found[:700]).all()
+    one = learners.fit_trees(X, label * 0, np.ones(4000), learners.TreeSettings(rounds=2, threads=1), [1, 2])
+    assert one.sure == -np.inf, "one class only: no base rate"
+
+
 def test_folds_are_stretches_of_time_with_both_classes() -> None:
     rng = np.random.default_rng(0)
     times, label = np.sort(rng.integers(0, 10**6, 500)), (rng.random(500) < 0.2).astype(float)

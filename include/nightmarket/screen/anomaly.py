@@ -170,7 +170,7 @@ def _company(rows: Rows, recipe: Recipe, alone: np.ndarray) -> np.ndarray:
     """(n, 2 entities) sum of the taint of each entity's other rows of the last days, and the largest before."""
     if not recipe.entities:
         return np.zeros((len(rows), 0))
-    found = features.score_windows(rows, recipe, _taint(alone), windows=("7d",))
+    found = features.score_windows(rows, recipe, {"suspicion": (_taint(alone), ("7d",))})
     return np.nan_to_num(found.array().astype(np.float64))
 
 

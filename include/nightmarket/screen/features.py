@@ -12,12 +12,14 @@ RFM and terminal risk follow Le Borgne et al., "Reproducible Machine Learning fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from nightmarket.screen.graph import groups
+from nightmarket.screen.parts import Job, Matrix, described
 from nightmarket.screen.table import Rows
 from nightmarket.screen.windows import DAY, NEVER, Fixed, History, Moments, paired
 
@@ -60,29 +62,6 @@ class Recipe:
     """Whether groups of linked entities are followed."""
 
 
-@dataclass
-class Matrix:
-    """(n, f) float32 with names; NaN where unknown."""
-
-    names: list[str] = field(default_factory=list)
-    columns: list[np.ndarray] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def add(self, name: str, values: np.ndarray) -> None:
-        self.names.append(name)
-        self.columns.append(np.asarray(values, np.float32))
-
-    def extend(self, other: Matrix) -> None:
-        self.names += other.names
-        self.columns += other.columns
-
-    def array(self) -> np.ndarray:
-        """(n, f) float32; (n, 0) with no column."""
-        return np.column_stack(self.columns) if self.columns else np.empty((0, 0), np.float32)
-
-
 def make_recipe(rows: Rows, follow: bool, cut: int, horizon: int) -> Recipe:
     """The recipe from rows before the cut; where there is none, from all."""
     past = rows.times < cut
@@ -121,8 +100,8 @@ def _a_clock(values: np.ndarray, times: np.ndarray) -> bool:
     return bool(abs(np.corrcoef(one, other)[0, 1]) > 0.99)
 
 
-def build(rows: Rows, recipe: Recipe) -> Matrix:
-    """All features of all rows that need no model."""
+def build(rows: Rows, recipe: Recipe, threads: int = 0) -> Matrix:
+    """All features of all rows that need no model. `threads`: 0 for all that the process may use."""
     made = Matrix()
     for name in recipe.numbers:
         made.add(name, rows.numbers[name])
@@ -136,13 +115,31 @@ def build(rows: Rows, recipe: Recipe) -> Matrix:
         made.add("weekday", ((rows.times // DAY) + 3) % 7)
     if rows.backwards.any():
         made.add("clock_backwards", rows.backwards)
-    moments = Moments(rows.times, rows.times)
-    for entity in recipe.entities:
-        made.extend(of_entity(rows, recipe, entity, moments))
-    for name, values in risk(rows, recipe).items():
-        made.add(name, values)
+
+    def own(entity: str, index: np.ndarray) -> Matrix:
+        part = _taken(rows, index)
+        return of_entity(part, recipe, entity, Moments(part.times, part.times))
+
+    def known(entity: str, index: np.ndarray) -> Matrix:
+        return risk(_taken(rows, index), replace(recipe, entities=(entity,)), share[index])
+
+    told = (own, known) if (rows.label == 1).any() else (own,)
+    share = shares(rows, recipe) if known in told else np.zeros(0)
+    found = described(rows.times, [Job(rows.entities[e], partial(what, e)) for what in told for e in recipe.entities], threads)
+    for one in found[:len(recipe.entities)]:
+        made.extend(one)
+    if known in told and not recipe.follow:
+        made.add("label_age_days", _label_age(rows, recipe))
+    for one in found[len(recipe.entities):]:
+        made.extend(one)
     _group(made, rows, recipe)
     return made
+
+
+def _taken(rows: Rows, index: np.ndarray) -> Rows:
+    """The rows of an index as far as features look at them."""
+    return Rows.bare(rows.times[index], {n: v[index] for n, v in rows.entities.items()}, rows.label[index], rows.known_at[index],
+                     {n: v[index] for n, v in rows.numbers.items()}, {n: (v[index], words) for n, (v, words) in rows.categories.items()})
 
 
 def of_entity(rows: Rows, recipe: Recipe, entity: str, moments: Moments) -> Matrix:
@@ -274,18 +271,16 @@ def blocks(rows: Rows, recipe: Recipe) -> Iterator[tuple[int | None, np.ndarray]
         yield int(recipe.cut - (k + 1) * recipe.horizon), np.flatnonzero(back == k)
 
 
-def risk(rows: Rows, recipe: Recipe, share: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def risk(rows: Rows, recipe: Recipe, share: np.ndarray | None = None) -> Matrix:
     """What is known of the labels of each row's entities, before its moment.
 
-    `share` (n,) gives the share of bad among all labels of the 30 days before, where `rows` are a part of the table only.
+    `share` (n,) gives `shares` where `rows` are a part of the table only.
     """
-    made: dict[str, np.ndarray] = {}
-    for put, index, events, start in _views(rows, recipe, made, always=share is not None):
+    made = Matrix()
+    overall = shares(rows, recipe) if share is None else share
+    for put, index, events in _views(rows, recipe, made):
         asked, bad = rows.times[index], rows.label[events] == 1
-        if start is not None:
-            put("label_age_days", (asked - start) / DAY)
         moments = Moments(rows.known_at[events], asked)
-        overall = share_of_bad(bad, moments, len(index)) if share is None else share[index]
         for entity in recipe.entities:
             history = History(rows.entities[entity][events], moments, rows.entities[entity][index], strict=True)
             sums = history.prefix(bad.astype(np.int64))
@@ -295,7 +290,7 @@ def risk(rows: Rows, recipe: Recipe, share: np.ndarray | None = None) -> dict[st
                 known, wrong = bounds[1] - bounds[0], history.total(sums, bounds)
                 put(f"{entity}.known_bad.{label}", np.where(none, np.nan, wrong))
                 if label != "1d":
-                    put(f"{entity}.risk.{label}", np.where(none, np.nan, (wrong + _SMOOTHING * overall) / (known + _SMOOTHING)))
+                    put(f"{entity}.risk.{label}", np.where(none, np.nan, (wrong + _SMOOTHING * overall[index]) / (known + _SMOOTHING)))
             for name, chosen in (("bad", bad), ("good", ~bad)):
                 newest = history.newest(rows.times[events], chosen)
                 put(f"{entity}.days_since_{name}", np.where(newest == NEVER, np.nan, (asked - newest) / DAY))
@@ -305,61 +300,76 @@ def risk(rows: Rows, recipe: Recipe, share: np.ndarray | None = None) -> dict[st
     return made
 
 
-def share_of_bad(bad: np.ndarray, moments: Moments, asked: int) -> np.ndarray:
-    """(asked,) share of bad among the labels (`bad`, at the moments they became known) of the 30 days before each moment asked; 0 for none."""
-    everyone = History(np.zeros(len(bad), np.int64), moments, np.zeros(asked, np.int64), strict=True)
-    bounds = everyone.bounds(30 * DAY)
-    return np.asarray(everyone.total(everyone.prefix(bad.astype(np.int64)), bounds) / np.maximum(bounds[1] - bounds[0], 1))
+def _label_age(rows: Rows, recipe: Recipe) -> np.ndarray:
+    """(n,) days from the newest label that a row could know to its moment, where labels do not follow."""
+    found = np.full(len(rows), np.nan)
+    for start, index in blocks(rows, recipe):
+        found[index] = (rows.times[index] - start) / DAY if start is not None else np.nan
+    return found
 
 
-def unexplained(rows: Rows, recipe: Recipe, behaviour: np.ndarray) -> Matrix:
-    """What is known of the labels of each row's entities beyond what the rows' own behaviour tells.
+def shares(rows: Rows, recipe: Recipe) -> np.ndarray:
+    """(n,) share of bad among all labels that became known in the 30 days before each row's moment; 0 for none."""
+    found = np.zeros(len(rows))
+    for start, index in blocks(rows, recipe):
+        told = ~np.isnan(rows.label) & ((rows.times < start) if start is not None else True)
+        bad, known = ([np.searchsorted(moments, rows.times[index] - back, "left") for back in (0, 30 * DAY)]
+                      for moments in (np.sort(rows.known_at[told & (rows.label == 1)]), np.sort(rows.known_at[told])))
+        found[index] = (bad[0] - bad[1]) / np.maximum(known[0] - known[1], 1)
+    return found
+
+
+def unexplained(rows: Rows, recipe: Recipe, behaviour: np.ndarray, threads: int = 0) -> Matrix:
+    """What is known of the labels of each row's entities beyond what the rows' own behaviour tells; no column where none is known to be bad.
 
     `behaviour` (n,) in [0, 1]: a score of each row that knows no labels of its entities. A known bad row that looked bad says
     little about its terminal; one that looked good says that something is wrong there.
     """
-    found: dict[str, np.ndarray] = {}
-    surprise = np.rint((np.nan_to_num(rows.label) - behaviour) * 2**30).astype(np.int64)
-    told = (rows.label == 1) & (behaviour > 0.5)
-    for put, index, events, _ in _views(rows, recipe, found):
-        asked = rows.times[index]
-        moments = Moments(rows.known_at[events], asked)
-        silent = events[~told[events]]
-        quiet = Moments(rows.known_at[silent], asked)
-        for entity in recipe.entities:
-            codes = rows.entities[entity]
-            history = History(codes[events], moments, codes[index], strict=True)
-            sums = history.prefix(surprise[events])
-            for label in ("7d", "14d", "28d"):
-                put(f"{entity}.unexplained.{label}", history.total(sums, history.bounds(RISK_WINDOWS[label])) / 2**30)
-            history = History(codes[silent], quiet, codes[index], strict=True)
-            since, length = _streak(history, asked, rows.times[silent], rows.label[silent] == 1)
-            put(f"{entity}.days_unexplained_streak", since)
-            put(f"{entity}.unexplained_streak", length)
+    def of(entity: str, index: np.ndarray) -> Matrix:
+        return _unexplained(_taken(rows, index), recipe, entity, behaviour[index])
+
     made = Matrix()
-    for name, values in found.items():
-        made.add(name, values)
+    if (rows.label == 1).any():
+        for one in described(rows.times, [Job(rows.entities[e], partial(of, e)) for e in recipe.entities], threads):
+            made.extend(one)
     return made
 
 
-def _views(rows: Rows, recipe: Recipe, made: dict[str, np.ndarray],
-           always: bool = False) -> Iterator[tuple[Callable[[str, np.ndarray], None], np.ndarray, np.ndarray, int | None]]:
-    """(put, index, events, start) of each block: `put` writes a feature of the rows `index`, which may see the labels of `events`.
+def _unexplained(rows: Rows, recipe: Recipe, entity: str, behaviour: np.ndarray) -> Matrix:
+    made = Matrix()
+    surprise = np.rint((np.nan_to_num(rows.label) - behaviour) * 2**30).astype(np.int64)
+    told = (rows.label == 1) & (behaviour > 0.5)
+    codes = rows.entities[entity]
+    for put, index, events in _views(rows, recipe, made):
+        asked = rows.times[index]
+        history = History(codes[events], Moments(rows.known_at[events], asked), codes[index], strict=True)
+        sums = history.prefix(surprise[events])
+        for label in ("7d", "14d", "28d"):
+            put(f"{entity}.unexplained.{label}", history.total(sums, history.bounds(RISK_WINDOWS[label])) / 2**30)
+        silent = events[~told[events]]
+        history = History(codes[silent], Moments(rows.known_at[silent], asked), codes[index], strict=True)
+        since, length = _streak(history, asked, rows.times[silent], rows.label[silent] == 1)
+        put(f"{entity}.days_unexplained_streak", since)
+        put(f"{entity}.unexplained_streak", length)
+    return made
 
-    None where no row is known to be bad, unless `always`.
-    """
+
+def _views(rows: Rows, recipe: Recipe, made: Matrix) -> Iterator[tuple[Callable[[str, np.ndarray], None], np.ndarray, np.ndarray]]:
+    """(put, index, events) of each block: `put` writes a feature of the rows `index`, which may see the labels of `events`."""
     labelled = ~np.isnan(rows.label)
-    if not always and not (rows.label == 1).any():
-        return
+    places: dict[str, np.ndarray] = {}
     for start, index in blocks(rows, recipe):
         events = np.flatnonzero(labelled & (rows.times < start) if start is not None else labelled)
         # labels that became known in one moment: in the order of their events, good before bad, whatever the file's order
         events = events[np.lexsort((rows.label[events], rows.times[events]))]
 
         def put(name: str, values: np.ndarray, index: np.ndarray = index) -> None:
-            made.setdefault(name, np.full(len(rows), np.nan, np.float32))[index] = values
+            if name not in places:
+                made.add(name, np.full(len(rows), np.nan))
+                places[name] = made.columns[-1]
+            places[name][index] = values
 
-        yield put, index, events, start
+        yield put, index, events
 
 
 def _streak(history: History, asked: np.ndarray, happened: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -378,25 +388,35 @@ def _streak(history: History, asked: np.ndarray, happened: np.ndarray, bad: np.n
     return since, length
 
 
-def score_windows(rows: Rows, recipe: Recipe, scores: np.ndarray, windows: Sequence[str] = tuple(SCORE_WINDOWS), what: str = "suspicion") -> Matrix:
-    """Provisional scores (n,) in [0, 1] of the other rows of each entity up to the row's moment: what labels do not tell yet.
+def score_windows(rows: Rows, recipe: Recipe, given: Mapping[str, tuple[np.ndarray, Sequence[str]]], threads: int = 0) -> Matrix:
+    """Provisional scores of the other rows of each entity up to the row's moment: what labels do not tell yet.
 
-    `what` names them: "suspicion" for scores of all that is known, "looks" for those of behaviour alone.
+    `given`: by the name of the features the scores (n,) in [0, 1] and the windows: "suspicion" for scores of all that is known, "looks" for
+    those of behaviour alone.
     """
-    made = Matrix()
-    integers = np.rint(np.clip(np.nan_to_num(scores), 0, 1) * 2**30).astype(np.int64)
-    moments = Moments(rows.times, rows.times)
-    for entity in recipe.entities:
-        codes = rows.entities[entity]
-        history = History(codes, moments, codes)
-        sums = history.prefix(integers)
-        none = codes < 0
-        for label in windows:
-            bounds = history.bounds(SCORE_WINDOWS[label])
-            total = (history.total(sums, bounds) - integers) / 2**30
-            made.add(f"{entity}.{what}.{label}", np.where(none, np.nan, total))
-        largest = History(codes, moments, codes, strict=True).largest(integers)
-        made.add(f"{entity}.{what}.largest", np.where(none | (largest == NEVER), np.nan, largest / 2**30))
+    scaled = {what: np.rint(np.clip(np.nan_to_num(scores), 0, 1) * 2**30).astype(np.int64) for what, (scores, _) in given.items()}
+
+    def of(entity: str, index: np.ndarray) -> Matrix:
+        made, codes, times = Matrix(), rows.entities[entity][index], rows.times[index]
+        history = History(codes, Moments(times, times), codes)
+        before, none = history.strictly(), codes < 0
+        for what, (_, windows) in given.items():
+            own = scaled[what][index]
+            sums = history.prefix(own)
+            for label in windows:
+                total = (history.total(sums, history.bounds(SCORE_WINDOWS[label])) - own) / 2**30
+                made.add(f"{entity}.{what}.{label}", np.where(none, np.nan, total))
+            largest = before.largest(own)
+            made.add(f"{entity}.{what}.largest", np.where(none | (largest == NEVER), np.nan, largest / 2**30))
+        return made
+
+    found = described(rows.times, [Job(rows.entities[e], partial(of, e)) for e in recipe.entities], threads)
+    made, start = Matrix(), 0
+    for _, windows in given.values():
+        end = start + len(windows) + 1
+        for one in found:
+            made.extend(Matrix(one.names[start:end], [one.blocks[0][:, start:end]]))
+        start = end
     return made
 
 

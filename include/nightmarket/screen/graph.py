@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nightmarket.screen.windows import DAY
+from nightmarket.screen.windows import DAY, distinct
 
 
 def groups(times: np.ndarray, entities: list[np.ndarray], bad: np.ndarray | None = None, known_at: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def _join(parent: np.ndarray, size: np.ndarray, wrong: np.ndarray, rows: np.ndar
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    seen = np.unique(rows[rows >= 0])
+    seen = distinct(rows[rows >= 0])
     fresh = seen[(parent[seen] == seen) & (size[seen] == 0)]
     size[fresh] = 1
     first = _first(rows)
@@ -85,7 +85,7 @@ def _join(parent: np.ndarray, size: np.ndarray, wrong: np.ndarray, rows: np.ndar
     a, b = a[apart], b[apart]
     if not len(a):
         return
-    touched = np.unique(np.concatenate([a, b]))
+    touched = distinct(np.concatenate([a, b]))
     x, y = np.searchsorted(touched, a), np.searchsorted(touched, b)
     _, label = connected_components(coo_matrix((np.ones(len(x)), (x, y)), shape=(len(touched), len(touched))), directed=False)
     root = np.full(int(label.max()) + 1, len(parent))

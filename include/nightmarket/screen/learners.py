@@ -15,6 +15,8 @@ from nightmarket.screen.forest import _levelled, _scale
 
 FEW = 400
 """Positives below which trees stay small."""
+_SURE = float(np.log(1 / 99))
+"""Log-odds up to which a row that is no more suspicious than the average is left to one model."""
 _SMALL = 20_000
 """Rows up to which threads wait for each other longer than they work."""
 
@@ -36,12 +38,19 @@ class Trees:
 
     models: tuple[Any, ...]
     threads: int
+    sure: float = -np.inf
+    """Log-odds up to which what the first model says is enough: more models tell suspicious rows apart, and most rows are not."""
 
     def log_odds(self, X: np.ndarray) -> np.ndarray:
-        found = np.zeros(len(X))
-        for model in self.models:
-            found += model.predict(X, raw_score=True, num_threads=_threads(X, self.threads))
-        return found / len(self.models)
+        found = self._of(0, X)
+        doubted = np.flatnonzero(found > self.sure)
+        if len(self.models) > 1 and len(doubted):
+            asked = X if len(doubted) == len(X) else X[doubted]
+            found[doubted] = sum((self._of(k, asked) for k in range(1, len(self.models))), found[doubted]) / len(self.models)
+        return found
+
+    def _of(self, k: int, X: np.ndarray) -> np.ndarray:
+        return np.asarray(self.models[k].predict(X, raw_score=True, num_threads=_threads(X, self.threads)))
 
     def contributions(self, X: np.ndarray) -> np.ndarray:
         """(n, f) what each feature adds to the log-odds (TreeSHAP; Lundberg et al., 2020) of the first model."""
@@ -75,7 +84,8 @@ def fit_trees(X: np.ndarray, label: np.ndarray, weight: np.ndarray, settings: Tr
             watched = lightgbm.Dataset(held[0], held[1], weight=held[2], reference=data, params=params)
             made.append(lightgbm.train(params, data, settings.rounds, valid_sets=[watched],
                                        callbacks=[lightgbm.early_stopping(40, verbose=False)]))
-    return Trees(tuple(made), settings.threads)
+    share = float(weight[label == 1].sum() / weight.sum())
+    return Trees(tuple(made), settings.threads, min(np.log(share / (1 - share)), _SURE) if 0 < share < 1 else -np.inf)
 
 
 def rounds_of(trees: Trees) -> int:

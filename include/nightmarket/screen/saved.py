@@ -70,7 +70,7 @@ def _learner(folder: Path, kept: dict[str, np.ndarray], name: str, learner: Any)
     if isinstance(learner, Trees):
         for i, model in enumerate(learner.models):
             (folder / f"{name}-{i}.txt").write_text(model.model_to_string(), encoding="utf-8")
-        return {"kind": "trees", "models": len(learner.models)}
+        return {"kind": "trees", "models": len(learner.models), "sure": learner.sure}
     if isinstance(learner, Linear):
         _put(kept, name, learner)
         return {"kind": "linear"}
@@ -92,7 +92,7 @@ def _learned(folder: Path, kept: Mapping[str, np.ndarray], name: str, how: Mappi
     import lightgbm
 
     if how["kind"] == "trees":
-        return Trees(tuple(lightgbm.Booster(model_file=str(folder / f"{name}-{i}.txt")) for i in range(how["models"])), threads)
+        return Trees(tuple(lightgbm.Booster(model_file=str(folder / f"{name}-{i}.txt")) for i in range(how["models"])), threads, float(how["sure"]))
     if how["kind"] == "linear":
         parts = _got(kept, name)
         return Linear(parts["centre"], parts["spread"], parts["weights"], float(parts["bias"]))

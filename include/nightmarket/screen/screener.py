@@ -89,7 +89,7 @@ class Answer:
     score: np.ndarray
     probability: np.ndarray
     """NaN where strangeness alone judges."""
-    reasons: list[list[str]]
+    reasons: list[Sequence[str]]
     lifted: np.ndarray
 
 

@@ -28,7 +28,8 @@ from nightmarket import log as logs
 from nightmarket.command import Refused
 from nightmarket.screen import anomaly, calibration, decisions, features, learners, reasons, texts
 from nightmarket.screen.decisions import Costs, Thresholds
-from nightmarket.screen.features import Matrix, Recipe
+from nightmarket.screen.features import Recipe
+from nightmarket.screen.parts import Matrix
 from nightmarket.screen.table import Asked, Rows, find_roles, read_rows
 from nightmarket.screen.windows import DAY, History, Moments
 from nightmarket.sources.ip_ranges import Ranges
@@ -41,6 +42,8 @@ _ANCHORED = 2000
 for the next, and few texts are seldom of many subjects."""
 _FEW_ROWS = 20_000
 """Rows up to which a linear model is asked too."""
+_BLOCK = 131_072
+"""Rows that learners are asked about at once."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Verdict:
     score: np.ndarray
     probability: np.ndarray
     decision: np.ndarray
-    reasons: list[list[str]]
+    reasons: list[Sequence[str]]
     threshold: np.ndarray
     model: str
     summary: dict[str, Any]
@@ -135,15 +138,15 @@ def judge(rows: Rows, options: Options) -> Verdict:
     span = int(np.ptp(past)) if len(past) else 0
     recipe = features.make_recipe(rows, follow, cut, int(np.clip(span / 4, DAY, 30 * DAY)))
     with logs.stage(LOG, "features", rows=len(rows)) as said:
-        matrix = features.build(rows, recipe)
+        matrix = features.build(rows, recipe, options.threads)
         describe_texts(matrix, rows)
         X = matrix.array()
-        matrix.columns.clear()  # the array is all that is needed, and large
+        matrix.blocks.clear()  # the array is all that is needed, and large
         said["features"] = X.shape[1]
     fresh = np.flatnonzero(rows.new)
     score, probability = np.zeros(len(fresh)), np.full(len(fresh), np.nan)
     decision, threshold = np.zeros(len(fresh), int), np.zeros(len(fresh))
-    told: list[list[str]] = [[] for _ in fresh]
+    told: list[Sequence[str]] = [()] * len(fresh)
     cuts = _cuts(rows, cut, early, options)
     summary: dict[str, Any] = {"models": []}
     names: list[str] = []
@@ -195,7 +198,7 @@ class _Judged:
     probability: np.ndarray
     decision: np.ndarray
     threshold: np.ndarray
-    reasons: list[list[str]]
+    reasons: list[Sequence[str]]
     model: str
     summary: dict[str, Any]
     lifted: np.ndarray
@@ -250,11 +253,11 @@ class Unlabelled:
         score = np.zeros(len(rows))
         score[near] = self.strangeness.alone(X[near])
         score = _as_share(anomaly.in_company(rows, recipe, score, self.strangeness.ties)[asked])
-        lifted, why = _beyond(names, X[asked], self.tops)
+        lifted, why = _beyond(names, X, asked, self.tops)
         score = np.where(lifted > 0, 1 - (1 - score) / (2 + lifted), score)
         decision = self.thresholds.decide(score)
         decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
-        told = _told(names, X[asked], self.strangeness.push, rows, recipe, score, why, options)
+        told = _told(names, lambda chosen: X[asked[chosen]], self.strangeness.push, rows, recipe, score, why, options)
         return _Judged(score, np.full(len(asked), np.nan), decision, np.full(len(asked), self.thresholds.review), told, self.summary["model"], self.summary, lifted)
 
 
@@ -291,53 +294,67 @@ class Supervised:
     summary: dict[str, Any]
 
     def judge(self, rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, asked: np.ndarray, held: Held, options: Options) -> _Judged:
-        B = X[asked]
         parts: dict[str, np.ndarray] = {}
+        extra = np.empty((len(asked), 0), np.float32)
         for column, given in rows.texts.items():
             parts[f"text {column}"] = self.learners[f"text {column}"].log_odds([given[i] for i in asked])
         for name in ("trees", "linear"):
             if name in self.learners:
-                parts[name] = self.learners[name].log_odds(B)
+                parts[name] = _said(self.learners[name], X, asked)
         if "second" in self.learners:
-            more = second_features(rows, recipe, X, self.learners, self.blind, asked, held, {"trees": parts["trees"]})
-            B, names = np.hstack([B, more.array()[asked]]), names + more.names
-            parts["second"] = self.learners["second"].log_odds(B)
+            more = second_features(rows, recipe, X, self.learners, self.blind, asked, held, {"trees": parts["trees"]}, options.threads)
+            names, extra = names + more.names, more.array()[asked]
+            parts["second"] = _said(self.learners["second"], X, asked, more=extra)
         raw = self.stack.log_odds(parts)
-        lifted, why = _beyond(names, B, self.tops)
+        lifted, why = _beyond(names, X, asked, self.tops)
         raw = np.where(lifted > 0, np.maximum(raw, self.ceiling) + lifted, raw)
         probability, score = self.curve.probability(raw), 1 / (1 + np.exp(-raw))
         decision = self.thresholds.decide(probability)
         decision = np.where(lifted > 0, np.maximum(decision, decisions.REVIEW), decision)
         teller = self.learners["second" if "second" in self.learners else "trees"]
-        told_reasons = _told(names, B, teller.contributions, rows, recipe, score, why, options)
+        told_reasons = _told(names, lambda chosen: np.hstack([X[asked[chosen]], extra[chosen]]), teller.contributions, rows, recipe, score, why, options)
         return _Judged(score, probability, decision, np.full(len(asked), self.thresholds.review), told_reasons, self.summary["model"], self.summary, lifted)
 
 
 def second_features(rows: Rows, recipe: Recipe, X: np.ndarray, made: dict[str, Any], blind: np.ndarray, asked: np.ndarray, held: Held,
-                    done: dict[str, np.ndarray]) -> Matrix:
+                    done: dict[str, np.ndarray], threads: int = 0) -> Matrix:
     """Provisional scores of each entity's other rows, and its known labels beyond what behaviour tells.
 
     Rows that were learned from are scored by models that had not seen them (`held`), the rows `asked` and those of the days
     before by the models in `made`; `done` has what these already said of `asked`.
     """
     first = min(rows.times[i].min() for i in (held.index, asked) if len(i))
-    todo = np.setdiff1d(np.flatnonzero(rows.times >= first - features.LONGEST), np.concatenate([held.index, asked]))
+    open_ = rows.times >= first - features.LONGEST
+    open_[held.index] = open_[asked] = False
+    todo = np.flatnonzero(open_)
 
-    def scores(name: str, columns: np.ndarray | slice) -> np.ndarray:
+    def scores(name: str, columns: np.ndarray | None = None) -> np.ndarray:
         found = np.full(len(rows), -np.inf)
         found[held.index] = held.log_odds[name] if len(held.index) else []
         for index in (todo, asked):
             if len(index):
                 known = done.get(name) if index is asked else None
-                found[index] = made[name].log_odds(X[index][:, columns]) if known is None else known
+                found[index] = _said(made[name], X, index, columns) if known is None else known
         return 1 / (1 + np.exp(-found))
 
-    more = features.score_windows(rows, recipe, scores("trees", slice(None)))
+    given: dict[str, tuple[np.ndarray, Sequence[str]]] = {"suspicion": (scores("trees"), tuple(features.SCORE_WINDOWS))}
     if "behaviour" in made:
-        looks = scores("behaviour", blind)
-        more.extend(features.score_windows(rows, recipe, looks, ("1d", "7d", "14d"), "looks"))
-        more.extend(features.unexplained(rows, recipe, looks))
+        given["looks"] = scores("behaviour", blind), ("1d", "7d", "14d")
+    more = features.score_windows(rows, recipe, given, threads)
+    if "looks" in given:
+        more.extend(features.unexplained(rows, recipe, given["looks"][0], threads))
     return more
+
+
+def _said(learner: learners.Trees | learners.Linear, X: np.ndarray, index: np.ndarray, columns: np.ndarray | None = None, more: np.ndarray | None = None) -> np.ndarray:
+    """(k,) log-odds that a learner gives the rows `index`, told their `columns` (all where None) and `more` (k, g). In blocks: a table's worth
+    of copies would be most of what a worker needs."""
+    found = np.zeros(len(index))
+    for start in range(0, len(index), _BLOCK):
+        mine = slice(start, start + _BLOCK)
+        block = X[index[mine]] if columns is None else X[np.ix_(index[mine], columns)]
+        found[mine] = learner.log_odds(block if more is None else np.hstack([block, more[mine]]))
+    return found
 
 
 def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, known: np.ndarray, options: Options) -> tuple[Supervised, Held]:
@@ -363,7 +380,7 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
         # the first pass can be asked about good rows that it left out: the second learns from those of all that look bad
         left = np.setdiff1d(np.arange(len(known)), index)
         said = {n: _joined(index, held[n], left, _asked(made[n], n, rows, X, known[left])) for n in held}
-        more = second_features(rows, recipe, X, made, blind, known[left], Held(learned, held | apart), {"trees": said["trees"][left]})
+        more = second_features(rows, recipe, X, made, blind, known[left], Held(learned, held | apart), {"trees": said["trees"][left]}, options.threads)
         trusted = learners.trust(label, said["trees"])
         index, weight = learners.telling(label, said["trees"], options.negatives, options.seed)
         again, doubt = known[index], weight * trusted[index]
@@ -395,9 +412,9 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
 
 def _asked(learner: Any, name: str, rows: Rows, X: np.ndarray, index: np.ndarray) -> np.ndarray:
     """(k,) log-odds that a learner gives the rows `index`."""
-    if not len(index):
-        return np.zeros(0)
-    return np.asarray(learner.log_odds([rows.texts[name.removeprefix("text ")][i] for i in index] if name.startswith("text ") else X[index]))
+    if not len(index) or not name.startswith("text "):
+        return _said(learner, X, index)
+    return np.asarray(learner.log_odds([rows.texts[name.removeprefix("text ")][i] for i in index]))
 
 
 def _joined(one: np.ndarray, values: np.ndarray, other: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -490,29 +507,36 @@ def _tops(names: list[str], X: np.ndarray) -> dict[int, float]:
     return {f: max(float(np.nanmax(X[:, f])) if np.isfinite(X[:, f]).any() else 0.0, 1.0) for f in counts}
 
 
-def _beyond(names: list[str], B: np.ndarray, tops: dict[int, float]) -> tuple[np.ndarray, list[str | None]]:
-    """How far counts lie beyond anything seen before, as log2 of the excess; 0 within three times that. And in words.
+def _beyond(names: list[str], X: np.ndarray, asked: np.ndarray, tops: dict[int, float]) -> tuple[np.ndarray, dict[int, str]]:
+    """How far counts of the rows `asked` lie beyond anything seen before, as log2 of the excess; 0 within three times that. And in words,
+    by place.
 
     Trees and forests cannot tell what lies outside what they were fitted on from what lies at its edge; counts can.
     """
-    lifted, which = np.zeros(len(B)), np.full(len(B), -1)
+    lifted, which = np.zeros(len(asked)), np.full(len(asked), -1)
     for f, top in tops.items():
-        excess = np.where(B[:, f] >= max(3 * top, 20.0), np.log2(np.maximum(B[:, f], 1) / top), 0.0)
-        better = excess > lifted
-        lifted[better], which[better] = excess[better], f
-    return lifted, [None if f < 0 else f"{reasons.told(names[f], float(B[i, f]))}, far beyond anything before" for i, f in enumerate(which)]
+        values = X[asked, f]
+        far = np.flatnonzero(values >= max(3 * top, 20.0))
+        excess = np.log2(values[far] / top)
+        better = excess > lifted[far]
+        lifted[far[better]], which[far[better]] = excess[better], f
+    return lifted, {int(i): f"{reasons.told(names[which[i]], float(X[asked[i], which[i]]))}, far beyond anything before" for i in np.flatnonzero(which >= 0)}
 
 
-def _told(names: list[str], values: np.ndarray, push: Callable[[np.ndarray], np.ndarray], rows: Rows, recipe: Recipe, score: np.ndarray,
-          first: list[str | None], options: Options) -> list[list[str]]:
-    """Reasons of the most suspicious rows, as many as the options say; `push` gives what each feature adds to their scores."""
+def _told(names: list[str], values: Callable[[np.ndarray], np.ndarray], push: Callable[[np.ndarray], np.ndarray], rows: Rows, recipe: Recipe,
+          score: np.ndarray, first: dict[int, str], options: Options) -> list[Sequence[str]]:
+    """Reasons of the most suspicious rows, as many as the options say; `values` gives the features of chosen rows, `push` what each of these adds
+    to their scores; `first` are said before these, by place."""
     chosen = np.lexsort((np.arange(len(score)), -score))[:options.reasons_for]
-    told: list[list[str]] = [[] for _ in score]
+    told: list[Sequence[str]] = [()] * len(score)  # one for all: most rows of a large table have none
     if len(chosen) and len(names):
         words = {n: [rows.categories[n][1][c] for c in codes] for n, codes in recipe.categories.items()}
-        for i, why in zip(chosen, reasons.top(names, values[chosen], push(values[chosen]), words), strict=True):
+        described = values(chosen)
+        for i, why in zip(chosen, reasons.top(names, described, push(described), words), strict=True):
             told[i] = why
-    return [([f, *why] if f else why)[:3] for f, why in zip(first, told, strict=True)]
+    for i, f in first.items():
+        told[i] = (f, *told[i])[:3]
+    return told
 
 
 def _digest(what: dict[str, Any]) -> str:

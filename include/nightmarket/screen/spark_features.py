@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from nightmarket.screen import features
-from nightmarket.screen.features import HOUR, Matrix, Recipe
+from nightmarket.screen.features import HOUR, Recipe
+from nightmarket.screen.parts import Matrix
 from nightmarket.screen.table import Rows
 from nightmarket.screen.windows import DAY, Moments
 
@@ -88,9 +89,7 @@ def _nobody(recipe: Recipe) -> Rows:
 def _of_entity(rows: Rows, recipe: Recipe, entity: str, share: np.ndarray | None = None) -> Matrix:
     made = Matrix()
     made.extend(features.of_entity(rows, recipe, entity, Moments(rows.times, rows.times)))
-    known = features.risk(rows, replace(recipe, entities=(entity,)), np.zeros(len(rows)) if share is None else share)
-    for name, values in known.items():
-        made.add(name, values)
+    made.extend(features.risk(rows, replace(recipe, entities=(entity,)), np.zeros(len(rows)) if share is None else share))
     return made
 
 
@@ -136,8 +135,7 @@ def _linking(recipes: list[Recipe]) -> Callable[[pa.Table], pa.Table]:
         recipe = recipes[given["subject"][0].as_py()]
         given = given.take(pa.array(np.lexsort((given["row_id"].to_numpy(), given["at"].to_numpy()))))
         at, label, known_at = (given[c].to_numpy() for c in ("at", "label", "known_at"))
-        told = ~np.isnan(label)
-        share = features.share_of_bad(label[told] == 1, Moments(known_at[told], at), len(at))
+        share = features.shares(Rows.bare(at, {}, label, known_at), recipe)
         found = np.empty((len(at), 0), np.float32)
         if recipe.graph:
             keys = _array(given["keys"], len(recipe.entities))
