@@ -59,6 +59,8 @@ def test_rows_after_the_origin_change_nothing(back: int, noise: int) -> None:
 @pytest.mark.parametrize(("freq", "length", "horizon"), [("D", 180, 7), ("W", 140, 6), ("W", 50, 4), ("MS", 60, 12)])
 def test_a_backtest_knows_only_what_was_known(freq: Freq, length: int, horizon: int) -> None:
     y = shop(length=length) + 1.0
+    if freq == "MS":  # a season, without which nothing is decomposed
+        y += 40.0 * (1.0 + np.sin(np.arange(length) * np.pi / 6.0))
     later = y.copy()
     plan = BUDGETS["balanced" if freq != "D" else "fast"]
     one_panel = _panel(y, freq, horizon)

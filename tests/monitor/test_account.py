@@ -152,7 +152,7 @@ def test_a_refusal_is_told_once_beside_what_led_to_it(settings: Settings, capsys
     for text in (alone, shown(settings, capsys, "--run-date", str(DAY))):
         assert text.count("mend the delivery") == 1 and text.count("rule=events.volume") == 1
     run(settings, "train", broken)
-    assert "Traceback" in shown(settings, capsys, "--run-date", str(DAY), "--run-id", account.runs(settings.places.logs, DAY)[-1].run_id)
+    assert "Traceback" in shown(settings, capsys, "--run-id", account.runs(settings.places.logs, DAY)[-1].run_id)
 
 
 def test_the_first_step_that_failed_is_the_one(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Table = Mapping[str, Mapping[str, Mapping[str, Interval]]]
 _BLUE, _GREY, _ORANGE, _INK = "#1f5fa8", "#9aa5b1", "#d9822b", "#243447"
-_TASK_COLOURS = {"view": "#5b8c5a", "cart": _ORANGE, "purchase": _BLUE}
+_TASK_COLOURS = {"view": "#5b8c5a", "cart": _ORANGE, "purchase": _BLUE, "return": "#a34a5c", "next_category": "#7a6aa0"}
 _SHOWN = ("ndcg@10", "recall@20", "mrr", "hit_rate@10", "coverage@20", "novelty@20")
 _NAMES = {
     "challenger": "challenger", "champion": "champion", "personal_frequency": "personal frequency", "item_item": "item-item cosine",
