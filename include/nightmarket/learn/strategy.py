@@ -6,6 +6,7 @@ logical devices, which trains for real on n replicas. `TF_CONFIG` makes it Multi
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,11 @@ from nightmarket.shop import set_environment
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 _LOG = logs.logger("learn")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DeviceError(RuntimeError):

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,12 @@ class Catalogue:
             np.array([(category[r] or "") if r >= 0 else "" for r in rows], dtype=object),
             np.array([float(price[r]) if r >= 0 and price[r] is not None else math.nan for r in rows], dtype=np.float32),
         )
+
+    @cached_property
+    def category_codes(self) -> np.ndarray:
+        """(I,) int64 code of an item's category, from 1 in the order of their names; 0 where it has none."""
+        names, codes = np.unique(self.categories.astype(str), return_inverse=True)
+        return codes.astype(np.int64) + int(len(names) > 0 and names[0] != "")
 
     def aligned(self, item_ids: np.ndarray) -> Catalogue:
         """The same for another list of items; items beyond this catalogue are nameless."""

@@ -8,7 +8,6 @@ at all against the best single signal. Afterwards the trees learn from all lists
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nightmarket.learn.strategy import cores
 from nightmarket.recommend import ranker
 
 if TYPE_CHECKING:
@@ -218,15 +218,14 @@ def fit(lists: Lists | None, plan: Plan, work: Path, start: str, apart: int = 1,
         account |= {"chosen": "one signal", "why": f"on the newest lists {best} alone reaches {single[best]:.4f}, the learnt order {reached:.4f}: no clear gain"}
         return _one_signal(best, account, network if plan.heads else None)
     account |= {"chosen": "learnt", "weights": {n: round(w, 3) for n, w in weights.items()}}
-    orders = order if "network" in weights else None
-    for learner in dict.fromkeys((network if plan.heads else None, orders)):
+    heads = network if plan.heads else None
+    first = order if "network" in weights else heads
+    apart_from_it = heads if heads is not first else None
+    for learner in (first, apart_from_it):
         if learner is not None:
             learner.go_on()
     final = _trees(lists, np.ones(len(lists), bool), None, replace(plan, rounds=_more(rounds)))[0] if "trees" in weights else None
-    kept = network if plan.heads and network is not None else None
-    first = orders or kept
-    return Second(weights, final, first.model if first is not None else None, account,
-                  kept.model if kept is not None and kept is not first else None)
+    return Second(weights, final, first.model if first is not None else None, account, apart_from_it.model if apart_from_it is not None else None)
 
 
 def _together(together: np.ndarray, alone: np.ndarray) -> dict[str, Any]:
@@ -297,18 +296,20 @@ def refresh(before: Second, lists: Lists, plan: Plan, work: Path, placement: Pla
     hits = int(lists.with_hit.sum())
     if hits < plan.least_lists:
         return replace(before, account={**before.account, "refreshed": {"lists": len(lists), "with_hit": hits, "why": f"{plan.least_lists} are needed"}})
-    networks = []
-    for name, old in (("order", before.network), ("heads", before.heads)):
-        if old is not None:
-            single = name == "order" and before.heads is not None
-            learner = _Network(lists, replace(plan, heads=(_ORDER,)) if single else plan, work / name, placement)
-            learner.take(old)
-            learner.go_on()
-            old = learner.model
-        networks.append(old)
+
+    def further(old: Any, how: Plan, name: str) -> Any:
+        if old is None:
+            return None
+        learner = _Network(lists, how, work / name, placement)
+        learner.take(old)
+        learner.go_on()
+        return learner.model
+
+    network = further(before.network, plan if before.heads is None else replace(plan, heads=(_ORDER,)), "order")
+    heads = further(before.heads, plan, "heads")
     rounds = replace(plan, rounds=_more(int(before.account["rounds"]))) if "trees" in before.weights else None
     trees = _trees(lists, np.ones(len(lists), bool), None, rounds)[0] if rounds is not None else before.trees
-    return Second(before.weights, trees, networks[0], {**before.account, "refreshed": {"lists": len(lists), "with_hit": hits}}, networks[1])
+    return Second(before.weights, trees, network, {**before.account, "refreshed": {"lists": len(lists), "with_hit": hits}}, heads)
 
 
 def _more(rounds: int) -> int:
@@ -364,11 +365,6 @@ def _blend(told: Mapping[str, np.ndarray], held: Lists, start: Sequence[str]) ->
 def _threads(rows: int) -> int:
     """For so many rows of trees. Threads wait for each other many times a tree: on few rows, or beside other work, that costs more than it gives."""
     return max(1, min(cores(), rows // 500_000))
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _flat(lists: Lists, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -108,20 +108,13 @@ def labels(future: Histories, block: listing.Block, catalogue: Catalogue) -> np.
         part = future.of(kind)
         did = np.unique(part.user.astype(np.int64) * max(future.items, 1) + part.item)
         out[..., n] = np.isin(asked, did) & (items >= 0)
-    codes = category_codes(catalogue)
+    codes = catalogue.category_codes
     wide = np.int64(codes.max(initial=0)) + 1
     first = first_days(future.of(PURCHASE))
     wanted = np.unique(first.user.astype(np.int64) * wide + codes[first.item])
     of = codes[np.maximum(items, 0)]
     out[..., len(_KINDS)] = np.isin(block.users[:, None].astype(np.int64) * wide + of, wanted) & (items >= 0) & (of > 0)
     return out
-
-
-def category_codes(catalogue: Catalogue) -> np.ndarray:
-    """(I,) int64 code of an item's category, from 1; 0 where it has none."""
-    names = sorted({c for c in catalogue.categories if c})
-    place = {c: n + 1 for n, c in enumerate(names)}
-    return np.array([place.get(c, 0) for c in catalogue.categories], np.int64)
 
 
 def first_days(bought: Histories) -> Histories:
@@ -135,7 +128,7 @@ def first_days(bought: Histories) -> Histories:
 def behaviours_of(past: Histories, catalogue: Catalogue) -> tuple[str, ...]:
     """Those of ranker.TASKS that a shop's events and products tell of: a category has to be one of several."""
     kinds = [t for t, k in zip(ranker.TASKS, _KINDS, strict=False) if (past.kind == k).any()]
-    return tuple(kinds) + (("next_category",) if category_codes(catalogue).max(initial=0) > 1 else ())
+    return tuple(kinds) + (("next_category",) if catalogue.category_codes.max(initial=0) > 1 else ())
 
 
 def sample_users(past: Histories, future: Histories, seed: int, limit: int) -> tuple[np.ndarray, np.ndarray]:

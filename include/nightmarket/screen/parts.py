@@ -6,13 +6,13 @@ enough: numpy lets go of the interpreter while it sorts, searches and adds.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from nightmarket.learn.strategy import cores
 from nightmarket.screen.windows import order_of
 
 _PART = 65_536
@@ -89,8 +89,3 @@ def split(codes: np.ndarray, times: np.ndarray) -> list[np.ndarray]:
     wanted = np.arange(_PART, len(order), _PART)
     chosen = np.searchsorted(ends, wanted)
     return np.split(order, np.unique(ends[chosen[chosen < len(ends)]]))
-
-
-def cores() -> int:
-    """Those that the process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
