@@ -29,7 +29,7 @@ from nightmarket.contracts import DRIFT, QUALITY
 from nightmarket.lake import Lake, Manifest
 from nightmarket.monitor import orders, switches
 from nightmarket.monitor.inbox import PREFIX, firing
-from nightmarket.monitor.responses import Alert, Entry, Intent, Log, Suspect, decide, due, suspect
+from nightmarket.monitor.responses import Alert, Entry, Intent, Log, Suspect, decide, due, replaced, suspect
 from nightmarket.registry import kinds
 from nightmarket.registry.kinds import KINDS, RECOMMENDER, SCREENER, Kind
 from nightmarket.registry.ledger import Ledger, LedgerError
@@ -125,7 +125,7 @@ def measured(lake: Lake, night: date) -> dict[str, tuple[str, str | None]]:
 
 def unseen(night: Night) -> Callable[[Entry], bool]:
     """Whether the night cannot tell if a response helped: where its alert was not looked for; where what was measured is of a version that was
-    taken out of service since, as live quality is for weeks; and while the rules that refused a night are warnings."""
+    taken out of service or replaced since, as live quality is for weeks; and while the rules that refused a night are warnings."""
     settings, lake, day = night.settings, night.lake, night.run_date
     verdict, watched, newest, about = lake.manifest(QUALITY, day), lake.manifest(DRIFT, day), _newest(night), measured(lake, day)
     ledger = Ledger(settings.places.mlflow / "ledger.db")
@@ -133,8 +133,10 @@ def unseen(night: Night) -> Callable[[Entry], bool]:
     def found(entry: Entry) -> bool:
         name = LIVE if entry.alert == LIVE_POSTED else entry.alert
         model, version = about.get(name, (entry.model, None))
-        if version is not None and version in ledger.gone_back_from(_kind(model).name(settings.shop)):
-            return True
+        if version is not None:
+            registered = _kind(model).name(settings.shop)
+            if version in ledger.gone_back_from(registered) or replaced(ledger.history(registered), version, entry.day):
+                return True
         if entry.alert.startswith(PREFIX):
             return not newest
         if name == "gate.refused":

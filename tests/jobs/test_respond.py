@@ -167,6 +167,30 @@ def test_what_was_published_before_a_rollback_says_nothing_about_it(shop: Shop) 
     assert not [s for s in shop.subjects if "still there" in s]
 
 
+def test_live_quality_of_the_model_before_a_retraining_says_nothing_about_it(
+    make_settings: Callable[..., Settings], prepared: Callable[[Settings], None], submission: Callable[..., Submission],  # noqa: F811
+) -> None:
+    """For as many nights as quality takes to be known, what is measured is the version that was made anew; then its successor."""
+    settings = make_settings(responses=[{"when": "quality.live", "do": "retrain", "window_nights": 1, "cool_down_nights": 9}], model={"holdout_days": 2})
+    prepared(settings)
+    shop = Shop(settings, submission)
+
+    def ends(n: int, version: str) -> list[str]:
+        shop.drifted(n, live=(0.15, 0.30), version=version)
+        shop.respond(n)
+        return [event for event, *_ in shop.log if event in ("helped", "escalated")]
+
+    for n in (0, 1):
+        nights.publish_inputs(settings, D(n))
+        shop.promote(n, bias=float(n))
+        shop.publish(n)
+    assert ends(2, "2") == [] and shop.log[-1][0] == "responded"
+    nights.publish_inputs(settings, D(2))
+    shop.promote(2, bias=2.0)
+    assert ends(3, "2") == ends(4, "2") == [], "version 3 serves since, and nothing is known of it"
+    assert ends(5, "3") == ["escalated"], "it is as bad"
+
+
 def test_a_rollback_after_which_the_version_before_is_as_bad_is_told_to_a_person(shop: Shop) -> None:
     shop.drifted(1, live=(0.15, 0.30))
     shop.respond(1)

@@ -147,12 +147,18 @@ def _referrer_lost(night: Night) -> Night:
     return night
 
 
+def _unpriced(night: Night) -> Night:
+    night["events"]["unit_price"] = np.nan
+    return night
+
+
 PLANTED: dict[str, tuple[Callable[[Night], Night], set[str]]] = {
     "all prices 15 % up": (_prices, {"events.price_to_usual"}),
     "a category vanishes": (_category, {"events.category"}),
     "a tracking bug halves events": (_halved, {"events.rows"}),
     "a tracking bug loses nine carts of ten": (_views_lost, {"events.event_type"}),
     "a tracking bug loses where visits come from": (_referrer_lost, {"events.referrer"}),
+    "a tracking bug loses what things cost": (_unpriced, {"events.unit_price_known"}),
     "not one order": (_no_orders, {"orders.rows"}),
 }
 NIGHTS = (40, 55, 63, 77, 88)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightmarket.monitor.responses import Alert, Entry, Log, Suspect, Tampered, decide, due, suspect
+from nightmarket.monitor.responses import Alert, Entry, Log, Suspect, Tampered, decide, due, replaced, suspect
 from nightmarket.registry.ledger import Ledger
 from nightmarket.shop import Response
 
@@ -94,6 +94,8 @@ def test_the_version_that_was_measured_is_suspected_with_what_came_of_it(tmp_pat
     assert of(ledger, "1")[3] == "version 1 was measured, and 4 serves since"
     # what an experiment promotes has its window from then, whenever it was trained
     ledger.promote("m", "9", "4", "a", "b", {"experiment": {"night": str(D(8))}}, D(3))
+    assert replaced(ledger.history("m"), "4", D(7)) and replaced(ledger.history("m"), "4", D(8)) and not replaced(ledger.history("m"), "4", D(9))
+    assert not replaced(ledger.history("m"), "4", D(6)) and not replaced(ledger.history("m"), "9", D(8)) and not replaced(ledger.history("m"), "0", D(8))
     assert of(ledger, "9") == (D(8), "4", ("9",), "") and of(ledger, "2")[3] == "version 2 was measured, and 9 serves since"
     ledger.back("m", "9", "a", "b", {"rollback": {"out": ["9", "2"]}}, to="1")
     assert suspect(ledger.history("m"), "9").gone and suspect(ledger.history("m"), None).gone and set(ledger.gone_back_from("m")) == {"9", "2"}

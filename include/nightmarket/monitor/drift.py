@@ -140,8 +140,10 @@ def sample(
     drawn = one_row_a_cluster(events, VISIT, "event_id")
     priced = prices(drawn)
     numbers["events.unit_price"] = priced["price"].to_numpy()
+    categories["events.unit_price_known"] = known_or_not(len(priced), len(drawn))
     bought = one_row_a_cluster(events[events["event_type"] == "purchase"], VISIT, "event_id")
     numbers["events.quantity"] = bought["quantity"].astype(float).dropna().to_numpy()
+    categories["events.quantity_known"] = known_or_not(len(numbers["events.quantity"]), len(bought))
     if orders is not None:
         known = orders["is_fraud"].notna()
         new = orders[~orders["is_cancellation"].astype(bool)]
@@ -151,15 +153,23 @@ def sample(
         drawn = one_row_a_cluster(new, "user_id", "order_id")
         amount = drawn["amount"].astype(float)
         numbers["orders.amount"] = np.log(amount[amount > 0]).to_numpy()
+        categories["orders.amount_known"] = known_or_not(int(amount.notna().sum()), len(amount))
         if known.any():
             categories["orders.is_fraud"] = units_by_value(orders[known], "order_id", "order_id", "is_fraud")
     if reviews is not None and len(reviews):
         rows["reviews"] = len(reviews)
-        numbers["reviews.rating"] = one_row_a_cluster(reviews, "user_id", "review_id")["rating"].dropna().astype(float).to_numpy()
+        rated = one_row_a_cluster(reviews, "user_id", "review_id")["rating"]
+        numbers["reviews.rating"] = rated.dropna().astype(float).to_numpy()
+        categories["reviews.rating_known"] = known_or_not(int(rated.notna().sum()), len(rated))
         known = reviews["is_fake"].notna()
         if known.any():
             categories["reviews.is_fake"] = units_by_value(reviews[known], "review_id", "review_id", "is_fake")
     return Sample(numbers, categories, rows, priced, usual_prices(events))
+
+
+def known_or_not(known: int, rows: int) -> dict[str, int]:
+    """A column of numbers as a category of two values: of values that are not there no distribution tells."""
+    return {value: n for value, n in (("known", known), ("(none)", rows - known)) if n}
 
 
 def usual_prices(events: pd.DataFrame) -> pd.Series:

@@ -96,13 +96,27 @@ def suspect(moves: Sequence[Move], version: str | None) -> Suspect:
     came = next((m for m in reversed(stays) if m.to_version == line[-1]), None)
     if version not in (None, line[-1]) or came is None:
         return Suspect(innocent=f"version {version} was measured, and {line[0]} serves since")
-    promoted = came.evidence.get("experiment", {}).get("night") or came.run_date if came.action == "promote" else None
+    promoted = _night(came) if came.action == "promote" else None
     innocent = ""
     if came.from_version is None:
         innocent = f"no champion before version {line[-1]}"
     elif came.from_version in out:
         innocent = f"the champion before, version {came.from_version}, was itself taken out of service"
     return Suspect(date.fromisoformat(promoted) if promoted else None, came.from_version, tuple(v for v in line if v), innocent)
+
+
+def replaced(moves: Sequence[Move], version: str, since: date) -> bool:
+    """Whether `version` came into service before the night `since`, and another one from then on: what is measured of it says nothing of what
+    that night's response brought. By the moves of one model's aliases, oldest first."""
+    stays = [m for m in moves if m.alias == "champion" and m.to_version is not None]
+    came = [n for n, m in enumerate(stays) if m.to_version == version]
+    return bool(came) and (_night(stays[came[-1]]) or "") < str(since) and any((_night(m) or "") >= str(since) for m in stays[came[-1] + 1:])
+
+
+def _night(move: Move) -> str | None:
+    """The night in which a move's version came into service; what an experiment promotes was trained before."""
+    found: str | None = move.evidence.get("experiment", {}).get("night") or move.run_date
+    return found
 
 
 def _taken_out(stays: Sequence[Move]) -> set[str]:
