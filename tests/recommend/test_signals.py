@@ -139,6 +139,19 @@ def test_every_score_is_a_number_and_not_negative(busy: Histories) -> None:
     assert len(said) == len(set(said))
 
 
+def test_a_shopper_asked_alone_is_scored_as_in_a_crowd(busy: Histories) -> None:
+    made = signals(busy, [f"red thing {n % 3}" for n in range(busy.items)], ordered=True)
+    everybody = np.arange(20)
+    crowd, before = made.scores(made.past, everybody), made.past.ever.toarray()
+    for user in (0, 7, 19):
+        alone = made.scores(made.past, everybody[user : user + 1])
+        for name, block in crowd.items():
+            one, many = (b if isinstance(b, np.ndarray) else b.toarray() for b in (alone[name], block))
+            np.testing.assert_allclose(one[0], many[user], rtol=1e-5, atol=1e-6, err_msg=name)
+    known = made.past.known(everybody[:1])
+    assert known.data.tolist() == [1.0] * known.nnz and np.array_equal(made.past.ever.toarray(), before), "what was counted is as it was"
+
+
 @given(st.integers(0, 1000), st.integers(1, 8))
 def test_products_keep_the_strongest(seed: int, keep: int) -> None:
     rng = np.random.default_rng(seed)

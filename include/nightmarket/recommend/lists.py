@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from nightmarket.recommend import pairs
 from nightmarket.recommend.counts import top_k
-from nightmarket.recommend.pairs import FAR, Pairs
+from nightmarket.recommend.pairs import FAR, Pairs, rows_of
 from nightmarket.recommend.signals import ITEM_NUMBERS, Scores, Signals, largest, strongest
 
 SHOPPER_NUMBERS = ("active_days", "days_since", "days_since_any", "days_known", "lines", "mean_gap", "basket", "repeat_share", "lately_active", "lot")
@@ -143,10 +143,9 @@ def assemble(
             signals.item_numbers[safe, ITEM_NUMBERS.index("lot")] - asked.shopper["lot"][users][:, None]]
     for n in range(len(signals.groups.names)):
         code = signals.groups.codes[users, n]
-        counts = signals.by_group[n]
+        counts, (by_value, overall) = signals.by_group[n], signals.group_totals[n]
         here = np.where((code >= 0)[:, None], counts[np.maximum(code, 0)[:, None], safe], 0.0)
-        total = np.where(code >= 0, counts.sum(axis=1)[np.maximum(code, 0)], 0.0)
-        overall = counts.sum(axis=0)
+        total = np.where(code >= 0, by_value[np.maximum(code, 0)], 0.0)
         share = (overall[safe] + 0.5) / (overall.sum() + 100.0)
         rest += [np.log1p(here), np.log((here + 100.0 * share) / (total[:, None] + 100.0) / share)]
     columns.append(np.stack(rest, axis=-1))
@@ -198,7 +197,7 @@ def _plain(matrix: Scores) -> np.ndarray:
 
 def _price_level(signals: Signals, asked: Pairs, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean, spread) of the log prices of what each shopper had."""
-    rows = asked.ever[users]
+    rows = rows_of(asked.ever, users)
     row = np.repeat(np.arange(len(users)), np.diff(rows.indptr))
     price = signals.log_price[rows.indices]
     total = np.asarray(rows.sum(axis=1)).ravel()

@@ -231,9 +231,8 @@ class Pairs:
 
     def known(self, users: np.ndarray) -> sp.csr_matrix:
         """(len, items) bool: what each shopper has had."""
-        made = self.ever[users]
-        made.data = np.ones_like(made.data)
-        return made
+        made = rows_of(self.ever, users)
+        return sp.csr_matrix((np.ones_like(made.data), made.indices, made.indptr), shape=made.shape)
 
     # -- shoppers as rows over items: what the signals start from
 
@@ -277,3 +276,11 @@ class Pairs:
         """(users, items) float32 of all parts' weights. One matrix, made once: a single look-up pays for each that scipy makes."""
         user, item, weight = (np.concatenate(c) for c in zip(*((o.user, o.item, w) for o, w in parts), strict=True))
         return sp.csr_matrix((weight.astype(np.float32), (user, item)), shape=(self.events.users, self.events.items))
+
+
+def rows_of(matrix: sp.csr_matrix, users: np.ndarray) -> sp.csr_matrix:
+    """The rows of `users` (codes). One row is a view of the matrix: what scipy does for many costs a single look-up more than its arithmetic."""
+    if len(users) != 1:
+        return matrix[users]
+    begin, end = matrix.indptr[users[0] : users[0] + 2]
+    return sp.csr_matrix((matrix.data[begin:end], matrix.indices[begin:end], np.array([0, end - begin], matrix.indptr.dtype)), shape=(1, matrix.shape[1]))

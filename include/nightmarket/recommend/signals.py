@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.counts import bm25
-from nightmarket.recommend.pairs import Pairs
+from nightmarket.recommend.pairs import Pairs, rows_of
 
 SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular", "rising")
 """Names, in the order of the features that they become."""
@@ -122,6 +122,11 @@ class Signals:
             matrix = sp.csr_matrix((weights[known], (code[known], had.item[known])), shape=(len(values), self.items))
             made.append(matrix.toarray().astype(np.float32))
         return tuple(made)
+
+    @cached_property
+    def group_totals(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """By attribute, sums of `by_group`: ((values,), (items,)). A single look-up would else count the whole shop."""
+        return tuple((counts.sum(axis=1), counts.sum(axis=0)) for counts in self.by_group)
 
     @cached_property
     def busy(self) -> tuple[float, tuple[np.ndarray, ...]]:
@@ -328,7 +333,7 @@ class Signals:
 
     def alike(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
         """(len, pool) weights of the most similar shoppers, themselves left out; rows sum to 1."""
-        similar = sp.csr_matrix(self._unit(asked.lasting[users]) @ self._pool_unit)
+        similar = sp.csr_matrix(self._unit(rows_of(asked.lasting, users)) @ self._pool_unit)
         own = np.searchsorted(self._pool, users)
         own = np.where(own < len(self._pool), own, 0)
         inside = self._pool[own] == users if len(self._pool) else np.zeros(len(users), bool)
@@ -343,7 +348,7 @@ class Signals:
 
     def scores(self, asked: Pairs, users: np.ndarray) -> Mapping[str, Scores]:
         """By signal, (len(users), items) float32. `asked` has the shoppers' own pairs, on the same codes."""
-        taste, lasting, recent = asked.taste[users], asked.lasting[users], asked.recent[users]
+        taste, lasting, recent = (rows_of(m, users) for m in (asked.taste, asked.lasting, asked.recent))
         near = self.alike(asked, users)
         even, much = _log(taste), _log(lasting)
         made: dict[str, Scores] = {
@@ -364,14 +369,14 @@ class Signals:
         projected = (_with(much, much.data * _inverse(root)[much.indices]) @ directions) @ directions.T
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
         if self.options.ordered:
-            fading = asked.fading[users]
+            fading = rows_of(asked.fading, users)
             made |= {"rules": fading @ self.rules, "rules_newest": recent @ self.rules, "also_newest": fading @ self.also,
                      "linear_newest": fading @ self.linear}
         made |= {name: score(asked, users) for name, score in self.further.items()}
         return {name: _single(made[name]) for name in self.names}
 
     def linear_scores(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
-        return sp.csr_matrix((_binary(asked.lasting[users]) + 0.5 * _log(asked.taste[users])) @ self.linear)
+        return sp.csr_matrix((_binary(rows_of(asked.lasting, users)) + 0.5 * _log(rows_of(asked.taste, users))) @ self.linear)
 
     @cached_property
     def _pool_taste(self) -> sp.csr_matrix:
