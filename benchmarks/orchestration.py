@@ -32,7 +32,7 @@ from nightmarket.lake import Lake
 from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
 
 INGESTION = ("deliver", "ingest", "clean", "gate", "aggregate", "report", "send", "metrics")
-TRAINING = ("train", "evaluate", "register", "bless", "publish", "onboard", "experiment", "announce", "send", "metrics")
+TRAINING = ("drift", "respond", "train", "evaluate", "register", "bless", "publish", "onboard", "experiment", "announce", "send", "metrics")
 WATCH = ("drift", "respond", "plan_retraining")
 
 
