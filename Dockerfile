@@ -6,9 +6,10 @@ RUN useradd --create-home --uid 50000 nightmarket
 WORKDIR /opt/nightmarket
 
 COPY requirements.txt pyproject.toml ./
+# Compiled here: the user below may not write beside the packages, and each process would compile anew what it imports.
 RUN uv_version="$(sed -nE 's/^(uv==[^ ;]+).*/\1/p' requirements.txt)" \
     && pip install --no-cache-dir "$uv_version" \
-    && uv pip install --system --no-cache -r requirements.txt
+    && uv pip install --system --no-cache --compile-bytecode -r requirements.txt
 
 COPY include ./include
 COPY jobs ./jobs
