@@ -29,7 +29,7 @@ from nightmarket.command import Night, UsageError
 from nightmarket.contracts import DRIFT, EVENTS, QUALITY, RETRAINING
 from nightmarket.lake import Input, Lake, Manifest, code_version, recipe
 from nightmarket.quality.verdict import passed_nights
-from nightmarket.registry.kinds import KINDS, Kind, concerned
+from nightmarket.registry.kinds import CONTRADICTED, KINDS, Kind, concerned
 from nightmarket.steps import step
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ def trained_on(night: Night, kind: Kind) -> list[Input]:
 
 def evidence(night: Night, kind: Kind, order: Filed | None) -> Evidence:
     """All that the decision about one kind rests on. Raises RegistryError."""
-    from nightmarket.monitor.drift import CONTRADICTED
     from nightmarket.monitor.retraining import Evidence, Live
     from nightmarket.registry.client import Registry
 

@@ -31,7 +31,7 @@ from nightmarket.monitor import orders, switches
 from nightmarket.monitor.inbox import PREFIX, firing
 from nightmarket.monitor.responses import Alert, Entry, Intent, Log, Suspect, decide, due, replaced, suspect
 from nightmarket.registry import kinds
-from nightmarket.registry.kinds import KINDS, RECOMMENDER, SCREENER, Kind
+from nightmarket.registry.kinds import CONTRADICTED, KINDS, RECOMMENDER, SCREENER, Kind
 from nightmarket.registry.ledger import Ledger, LedgerError
 from nightmarket.shop import Settings
 
@@ -119,7 +119,7 @@ def measured(lake: Lake, night: date) -> dict[str, tuple[str, str | None]]:
     if (watched := lake.manifest(DRIFT, night)) is not None:
         versions = watched.notes.get("versions", {})
         found |= {name: (RECOMMENDER.id, versions.get(name)) for name in ("drift.recommendations", "quality.hit_rate", LIVE)}
-        found |= dict.fromkeys(("drift.screening_decisions", "quality.labels"), (SCREENER.id, None))
+        found |= dict.fromkeys(("drift.screening_decisions", CONTRADICTED), (SCREENER.id, None))
     return found
 
 
@@ -143,7 +143,7 @@ def unseen(night: Night) -> Callable[[Entry], bool]:
             return verdict is None or (entry.action == "widen_gate" and (day - entry.day).days < entry.window_nights)
         if name == LIVE:
             return watched is None or not watched.notes.get("live")
-        return watched is None and (name.startswith("drift.") or name in ("quality.hit_rate", "quality.labels"))
+        return watched is None and (name.startswith("drift.") or name in ("quality.hit_rate", CONTRADICTED))
 
     return found
 

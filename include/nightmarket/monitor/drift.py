@@ -34,11 +34,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from nightmarket.registry.kinds import CONTRADICTED
 from nightmarket.shop import Drift as Rules
 
 Kind = Literal["feature", "prediction", "concept"]
-CONTRADICTED = "quality.labels"
-"""Feature of the test of labels against what was expected of them."""
 CERTAIN = 0.005
 """No probability is trusted to be nearer to 0 or 1: few labels stand behind the ends of any calibration."""
 LEAST_LABELS = 20

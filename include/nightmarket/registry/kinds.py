@@ -145,9 +145,11 @@ def kind(id_: str) -> Kind:
     raise KeyError(f"no kind of model {id_!r}; there are {', '.join(k.id for k in KINDS)}")
 
 
+CONTRADICTED = "quality.labels"
+"""Feature of the test of labels against what was expected of them."""
 _CONCERNS = {
     RECOMMENDER.id: ("quality.hit_rate", "recommendations."),
-    SCREENER.id: ("quality.labels", "screening_decisions.", "orders.is_fraud", "reviews.is_fake"),
+    SCREENER.id: (CONTRADICTED, "screening_decisions.", "orders.is_fraud", "reviews.is_fake"),
 }
 
 
