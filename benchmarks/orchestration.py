@@ -2,14 +2,14 @@
 
   python benchmarks/orchestration.py [--pairs 2] [--folder FOLDER] [--json FILE]
 
-On a copy of the demo shop, in FOLDER (default: a temporary one). After a first night:
+On a copy of the demo shop, in FOLDER (default: a temporary one; one that holds such a copy goes on with its next night). After a first night:
 
 airflow  a night as `make run` does it: from the trigger to the end of both runs, and by the clock with start and stop
 bare     the next night: the same steps as commands, one after another, against a shared Spark server that is warm as well
 quiet    a night whose models are left alone: watched (drift, respond, plan_retraining), published by the champion (retrain, which
          skips), told about (summarise); against the steps of a night that trains, both after the same ingestion
 
-Nights of the first two take turns. A ratio of one pair is of two neighbouring nights, which are alike but not the same.
+Nights of the first two take turns; with --pairs 0 only one bare night is measured, for the last. A ratio of one pair is of two neighbouring nights, which are alike but not the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import yaml
 
-from nightmarket.contracts import RETRAINING
+from nightmarket.contracts import QUALITY, RETRAINING
 from nightmarket.embedded.shared_spark import served
 from nightmarket.lake import Lake
 from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
@@ -41,6 +41,8 @@ def copy(folder: Path) -> Settings:
     told = yaml.safe_load((PROJECT / "shops" / "demo.yaml").read_text())
     told["storage"]["root"] = "var"
     file = folder / "shop.yaml"
+    if file.exists():
+        return load_shop(file)
     file.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
     return load_shop(file)
 
@@ -67,6 +69,16 @@ def step(settings: Settings, environment: dict[str, str], name: str, night: date
     return time.monotonic() - started
 
 
+def one_by_one(settings: Settings, night: date) -> dict[str, float]:
+    """Seconds of each step of a night that trains."""
+    took: dict[str, float] = {}
+    with served(settings) as environment:
+        # `make run` starts its server while Airflow starts, so this one may warm up too
+        for name in (*INGESTION, *TRAINING):
+            took[name] = took.get(name, 0.0) + step(settings, environment, name, night)
+    return took
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2, help="nights through Airflow, and as many bare (default: 2)")
@@ -86,8 +98,11 @@ def measure(settings: Settings, pairs: int) -> dict[str, object]:
     assert demo is not None
     first = date.fromisoformat(demo.first_day)
     night = first + timedelta(days=demo.days - 1)
-    of_night, whole = through_airflow(settings, night, first)
-    print(f"first night: {of_night:.0f} s of {whole:.0f} s", flush=True)
+    if known := Lake(settings.places.lake).dates(QUALITY):
+        night = known[-1]
+    else:
+        of_night, whole = through_airflow(settings, night, first)
+        print(f"first night: {of_night:.0f} s of {whole:.0f} s", flush=True)
     airflow: list[float] = []
     bare: list[dict[str, float]] = []
     clock: list[float] = []
@@ -97,14 +112,12 @@ def measure(settings: Settings, pairs: int) -> dict[str, object]:
         airflow.append(of_night)
         clock.append(whole)
         night += timedelta(days=1)
-        with served(settings) as environment:
-            # `make run` starts its server while Airflow starts, so this one may warm up too
-            took: dict[str, float] = {}
-            for name in (*INGESTION, *TRAINING):
-                took[name] = took.get(name, 0.0) + step(settings, environment, name, night)
-        bare.append(took)
-        print(f"pair: airflow {airflow[-1]:.0f} s ({clock[-1]:.0f} s by the clock), bare {sum(took.values()):.0f} s, "
-              f"ratio {airflow[-1] / sum(took.values()):.2f}", flush=True)
+        bare.append(one_by_one(settings, night))
+        print(f"pair: airflow {airflow[-1]:.0f} s ({clock[-1]:.0f} s by the clock), bare {sum(bare[-1].values()):.0f} s, "
+              f"ratio {airflow[-1] / sum(bare[-1].values()):.2f}", flush=True)
+    if not pairs:
+        night += timedelta(days=1)
+        bare.append(one_by_one(settings, night))
     night += timedelta(days=1)
     quiet: dict[str, float] = {}
     with served(settings) as environment:
@@ -119,7 +132,7 @@ def measure(settings: Settings, pairs: int) -> dict[str, object]:
     print(f"plan of the quiet night: {plan['recommender']}")
     print("quiet: " + ", ".join(f"{n} {s:.1f}" for n, s in quiet.items()))
     print(f"quiet {sum(quiet.values()):.0f} s against {sum(full) / len(full):.0f} s: {sum(quiet.values()) / (sum(full) / len(full)):.3f}")
-    ratios = [a / sum(b.values()) for a, b in zip(airflow, bare, strict=True)]
+    ratios = [a / sum(b.values()) for a, b in zip(airflow, bare, strict=bool(pairs))]
     print("airflow over bare: " + ", ".join(f"{r:.3f}" for r in ratios))
     return {"airflow": airflow, "clock": clock, "bare": bare, "quiet": quiet, "plan": plan, "ratios": ratios}
 
