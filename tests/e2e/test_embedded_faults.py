@@ -200,10 +200,14 @@ def test_two_nights_at_once(drill: Drill) -> None:
 
 
 def test_every_table_is_what_undisturbed_steps_make(drill: Drill) -> None:
-    """Of the same deliveries, once more and over all of those nights."""
+    """Of the same deliveries, once more."""
     before = drill.chain.identities(*MADE)
-    last = drill.lake.dates(QUALITY)[-1]
-    assert last > drill.last, "no night was disturbed"
-    for step in ("ingest", "clean", "gate", "aggregate"):
-        drill.chain.run(step, "--from-date", str(drill.last + timedelta(days=1)), "--run-date", str(last), "--force")
+    disturbed = [n for n in drill.lake.dates(QUALITY) if n > drill.last]
+    assert disturbed, "no night was disturbed"
+    span = ("--from-date", str(disturbed[0]), "--run-date", str(disturbed[-1]))
+    for step in ("ingest", "clean"):
+        drill.chain.run(step, *span, "--force")
+    for night in disturbed:  # nights that are judged together are one delivery
+        drill.chain.run("gate", "--run-date", str(night), "--force")
+    drill.chain.run("aggregate", *span, "--force")
     assert drill.chain.identities(*MADE) == before
