@@ -9,7 +9,8 @@ bare     the next night: the same steps as commands, one after another, against 
 quiet    a night whose models are left alone: watched (drift, respond, plan_retraining), published by the champion (retrain, which
          skips), told about (summarise); against the steps of a night that trains, both after the same ingestion
 
-Nights of the first two take turns; with --pairs 0 only one bare night is measured, for the last. A ratio of one pair is of two neighbouring nights, which are alike but not the same.
+Nights of the first two take turns; with --pairs 0 only one bare night is measured, for the last. A ratio of one pair is of two
+neighbouring nights, which are alike but not the same.
 """
 
 from __future__ import annotations
@@ -115,10 +116,11 @@ def measure(settings: Settings, pairs: int) -> dict[str, object]:
         bare.append(one_by_one(settings, night))
         print(f"pair: airflow {airflow[-1]:.0f} s ({clock[-1]:.0f} s by the clock), bare {sum(bare[-1].values()):.0f} s, "
               f"ratio {airflow[-1] / sum(bare[-1].values()):.2f}", flush=True)
-    if not pairs:
-        night += timedelta(days=1)
-        bare.append(one_by_one(settings, night))
     night += timedelta(days=1)
+    trained = bare
+    if not bare:
+        trained = [one_by_one(settings, night)]
+        night += timedelta(days=1)
     quiet: dict[str, float] = {}
     with served(settings) as environment:
         for name in INGESTION:
@@ -128,13 +130,13 @@ def measure(settings: Settings, pairs: int) -> dict[str, object]:
         plan = {r["model"]: (r["action"], r["why"]) for r in Lake(settings.places.lake).at(RETRAINING, night).arrow().to_pylist()}
         quiet["retrain"] = step(settings, environment, "retrain", night, "--model", "recommender")
         quiet["summarise"] = step(settings, environment, "summarise", night)
-    full = [sum(took[n] for n in TRAINING) for took in bare]
+    full = [sum(took[n] for n in TRAINING) for took in trained]
     print(f"plan of the quiet night: {plan['recommender']}")
     print("quiet: " + ", ".join(f"{n} {s:.1f}" for n, s in quiet.items()))
     print(f"quiet {sum(quiet.values()):.0f} s against {sum(full) / len(full):.0f} s: {sum(quiet.values()) / (sum(full) / len(full)):.3f}")
-    ratios = [a / sum(b.values()) for a, b in zip(airflow, bare, strict=bool(pairs))]
+    ratios = [a / sum(b.values()) for a, b in zip(airflow, bare, strict=True)]
     print("airflow over bare: " + ", ".join(f"{r:.3f}" for r in ratios))
-    return {"airflow": airflow, "clock": clock, "bare": bare, "quiet": quiet, "plan": plan, "ratios": ratios}
+    return {"airflow": airflow, "clock": clock, "bare": trained, "quiet": quiet, "plan": plan, "ratios": ratios}
 
 
 if __name__ == "__main__":

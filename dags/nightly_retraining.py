@@ -20,7 +20,8 @@ one does.
 `python -m jobs.plan_retraining --run-date NIGHT --order retrain --model KIND --who NAME --reason TEXT`, before the night or beside it.
 
 **Backfill**: *Trigger → Backfill*, or `airflow backfill create --dag-id nightly_retraining --from-date 2026-04-01 --to-date 2026-04-07`.
-A model of a past night never displaces a champion that learnt from newer data.
+A model of a past night never displaces a champion that learnt from newer data. Nights that were taken in together have the histories of
+the last one only: take them in one by one first, or the run waits its six hours.
 """
 
 from datetime import timedelta

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TypeVar
 
 import psutil
 import pytest
@@ -29,7 +28,6 @@ from tests.e2e.conftest import Embedded, up
 from tests.postgres import Postgres, postgres_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(1800)]
-T = TypeVar("T")
 MADE = (*BRONZE, *SILVER, QUALITY, DAILY_SALES, FEATURES)
 # the defaults wait five minutes before they believe that somebody is dead; a busy machine's heartbeats are twenty seconds late
 IMPATIENT = {
@@ -166,7 +164,7 @@ def test_the_metadata_database_is_restarted(drill: Drill) -> None:
     assert drill.is_whole(night)
 
 
-def _eventually(ask: Callable[[], T], tries: int = 5) -> T:
+def _eventually(ask: Callable[[], str], tries: int = 5) -> str:
     """What is answered once the API server has its database again."""
     from nightmarket.embedded.airflow import ApiError
 
