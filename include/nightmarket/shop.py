@@ -274,6 +274,10 @@ class Model(_Frozen):
     sequence_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Share of a history's events that each step of the towers' learning leaves out: for thin data."
     )
+    content_clusters: int = Field(
+        default=0, ge=0, le=65_536, description="Clusters of products with like titles and categories, each with a vector that its products share: "
+                                                "for thin data. 0: none."
+    )
     candidates: int = Field(default=200, ge=20, le=10_000)
     heads: Literal["shared_bottom", "mmoe", "ple"] = Field(
         default="shared_bottom", description="How the ranking score and the behaviours share their network; gates cost about as much."

@@ -80,9 +80,11 @@ def test_a_way_is_closed_to_what_does_not_fit_or_comes_from_the_future(source: c
     found = asked(source, period, tmp_path, "full", cut=CUT - 1)
     assert found["way"] == "scratch" and found["closed"] == {"full": "elsewhere has seen days after this night's cut"}
     assert carried.told(found) == ["full was not tried: elsewhere has seen days after this night's cut."]
-    assert source.unfit("gradual", 16, CUT) == "elsewhere is 8 wide, these towers 16; set model.embedding_dim to 8"
-    assert not source.unfit("joint", 16, CUT - 1), "it learns anew, from days before the night's cut alone"
-    assert "holds no histories" in replace(source, histories=None).unfit("joint", 8, CUT)
+    wide, grouped = SETTINGS.model_copy(update={"embedding_dim": 16}), SETTINGS.model_copy(update={"content_clusters": 5})
+    assert source.unfit("gradual", wide, CUT) == "elsewhere is 8 wide, these towers 16; set model.embedding_dim to 8"
+    assert source.unfit("full", grouped, CUT) == "elsewhere has 0 content clusters, these towers 5; set model.content_clusters to 0"
+    assert not source.unfit("joint", wide, CUT - 1), "it learns anew, from days before the night's cut alone"
+    assert "holds no histories" in replace(source, histories=None).unfit("joint", SETTINGS, CUT)
 
 
 @pytest.mark.tensorflow

@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_said(shop: Any, before: Recommender, tmp_path: Pat
     table, items = shop
     with pytest.raises(CannotStartWarm, match="has seen days after"):
         Recommender.fit(table, items, synthetic.moment(60), SETTINGS, tmp_path, warm=before)
-    with pytest.raises(CannotStartWarm, match=r"dim 8, history 10 and 30 candidates"):
+    with pytest.raises(CannotStartWarm, match=r"dim 8, history 10, 0 content clusters and 30 candidates"):
         Recommender.fit(table, items, synthetic.moment(80), SETTINGS.model_copy(update={"embedding_dim": 16}), tmp_path, warm=before)
 
 

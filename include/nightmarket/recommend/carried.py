@@ -72,12 +72,15 @@ class Source:
         return cls(name, before.before().towers, catalogue, before.before().cut,
                    Histories.from_table(held, list(catalogue.item_ids)) if held is not None else None)
 
-    def unfit(self, way: Way, dim: int, cut: float) -> str:
-        """Why this way is closed to towers of this width that may know nothing at or after `cut`; empty where it is not."""
+    def unfit(self, way: Way, wanted: Settings, cut: float) -> str:
+        """Why this way is closed to towers of these settings that may know nothing at or after `cut`; empty where it is not."""
         if way == "joint":
             return "" if self.histories is not None else f"{self.name} holds no histories; name the folder or version that it was registered as"
-        if self.towers.shape.dim != dim:
-            return f"{self.name} is {self.towers.shape.dim} wide, these towers {dim}; set model.embedding_dim to {self.towers.shape.dim}"
+        theirs = self.towers.shape
+        if theirs.dim != wanted.embedding_dim:
+            return f"{self.name} is {theirs.dim} wide, these towers {wanted.embedding_dim}; set model.embedding_dim to {theirs.dim}"
+        if theirs.clusters != wanted.content_clusters:
+            return f"{self.name} has {theirs.clusters} content clusters, these towers {wanted.content_clusters}; set model.content_clusters to {theirs.clusters}"
         return f"{self.name} has seen days after this night's cut" if self.cut > cut else ""
 
 
@@ -173,7 +176,7 @@ def settle(
     wanted = settings.transfer
     assert wanted is not None
     account: dict[str, Any] = {"source": source.name, "way": "scratch"}
-    closed = {w: why for w in wanted.ways if (why := source.unfit(w, settings.embedding_dim, cut))}
+    closed = {w: why for w in wanted.ways if (why := source.unfit(w, settings, cut))}
     judge = period() if len(closed) < len(wanted.ways) else None
     if closed:
         account["closed"] = closed

@@ -64,7 +64,8 @@ def names_of(past: Histories) -> tuple[str, ...]:
 
 
 def shape_of(past: Histories, settings: Settings) -> towers.TowerShape:
-    return towers.TowerShape(items=past.items, countries=len(names_of(past)), dim=settings.embedding_dim, history=settings.max_history)
+    return towers.TowerShape(items=past.items, countries=len(names_of(past)), dim=settings.embedding_dim, history=settings.max_history,
+                             clusters=settings.content_clusters)
 
 
 def codes_of(past: Histories) -> np.ndarray:

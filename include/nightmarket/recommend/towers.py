@@ -1,7 +1,9 @@
 """Two-tower retrieval: a tower that reads a shopper's history, a tower that reads an item, and their inner product.
 
 The item tower adds an embedding of the item's id to what its content says (hashed title words, category, price), so an item that
-nobody bought yet has a vector too. The history tower pools the newest events by attention of learnt queries (Set Transformer,
+nobody bought yet has a vector too. Where shop.yaml asks for it, products of like content share a vector besides: they are clustered by
+k-means (Lloyd 1982) over random projections of their words and category, and the centres are kept with the weights, so that a product that
+comes later has its cluster at once. The history tower pools the newest events by attention of learnt queries (Set Transformer,
 Lee et al. 2019) over item vectors with kind-of-event and time-gap embeddings, so that old and new events can mean different things.
 Trained to find the items of the next purchase day by softmax over the catalogue; for large catalogues over negatives drawn by
 frequency, with their log-probability subtracted (log-Q correction, Bengio & Senécal 2008). Negatives are drawn per step, not
@@ -30,6 +32,10 @@ TARGETS = 16
 """Items of a purchase day that an example is asked for; of more, the first in a seeded order."""
 _QUERIES = 4
 _HEADS = 4
+_PROJECTED = 64
+"""Numbers that a product's content is projected to before it is clustered."""
+_SEEN = 50_000
+"""Products that the centres are found from, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class TowerShape:
     full_softmax: int = 20_000
     """Up to this many items the softmax is over all of them."""
     negatives: int = 4096
+    clusters: int = 0
+    """Of products with like content, which share a vector; 0: none do."""
 
 
 def gap_bucket(gap_seconds: np.ndarray) -> np.ndarray:
@@ -77,7 +85,10 @@ def build(shape: TowerShape) -> Any:
     content = keras.layers.Dense(dim, name="content_out")(keras.layers.Dense(dim, activation="gelu", name="content_in")(content))
     identity = keras.layers.Embedding(shape.items + 1, dim, embeddings_initializer=small, name="identity")(code)
     known = keras.ops.cast(keras.ops.expand_dims(keras.ops.not_equal(code, 0), -1), identity.dtype)
-    item_tower = keras.Model([code, words, category, price], identity * known + content, name="item_tower")
+    vector = identity * known + content
+    if shape.clusters:
+        vector = vector + _shared(shape, words, category, small)
+    item_tower = keras.Model([code, words, category, price], vector, name="item_tower")
 
     vectors = keras.Input((length, dim), name="vectors")
     kind = keras.Input((length,), dtype="int32", name="kind")
@@ -98,6 +109,50 @@ def build(shape: TowerShape) -> Any:
 
     inputs = [*item_tower.inputs, *history_tower.inputs]
     return keras.Model(inputs, [item_tower(item_tower.inputs), history_tower(history_tower.inputs)], name="towers")
+
+
+def _shared(shape: TowerShape, words: Any, category: Any, small: Any) -> Any:
+    """(n, dim) the vector of each product's cluster; zero for one without a word and a category."""
+    import keras
+
+    fixed = {"trainable": False, "dtype": "float32"}  # a cluster must not hang on a rounding
+    place = keras.ops.sum(keras.layers.Embedding(WORD_BUCKETS, _PROJECTED, name="cluster_word", **fixed)(words), axis=1)
+    place = place + keras.layers.Embedding(CATEGORY_BUCKETS, _PROJECTED, name="cluster_category", **fixed)(category)
+    near = keras.layers.Dense(shape.clusters, name="cluster_near", **fixed)(place)
+    said = keras.ops.logical_or(keras.ops.any(keras.ops.not_equal(words, 0), axis=1), keras.ops.not_equal(category, 0))
+    code = keras.ops.where(said, keras.ops.argmax(near, axis=-1) + 1, 0)
+    shared = keras.layers.Embedding(shape.clusters + 1, shape.dim, embeddings_initializer=small, name="cluster")(code)
+    return shared * keras.ops.cast(keras.ops.expand_dims(said, -1), shared.dtype)
+
+
+def cluster(model: Any, content: dict[str, np.ndarray], seed: int) -> None:
+    """Finds the centres of the products' clusters and gives them to `model`, whose products `content` describes."""
+    from sklearn.cluster import KMeans
+
+    tower = model.get_layer("item_tower")
+    wide = tower.get_layer("cluster_near").units
+    rng = np.random.default_rng([seed, wide])
+    tables = []
+    rows = [content["words"], content["category"][:, None]]
+    for codes, buckets in zip(rows, (WORD_BUCKETS, CATEGORY_BUCKETS), strict=True):
+        # rare words tell more (inverse document frequency); a word of one product only tells nothing of others
+        seen = np.bincount(np.unique(np.arange(len(codes))[:, None] * buckets + codes) % buckets, minlength=buckets)
+        weight = np.where(seen > 1, np.log((1.0 + len(codes)) / (1.0 + seen)), 0.0)
+        weight[0] = 0.0
+        tables.append((rng.standard_normal((buckets, _PROJECTED)) * (weight / np.sqrt(_PROJECTED))[:, None]).astype(np.float32))
+    described = np.flatnonzero((content["words"] > 0).any(axis=1) | (content["category"] > 0))
+    if len(described) > _SEEN:
+        described = np.sort(rng.choice(described, _SEEN, replace=False))
+    places = sum(table[codes[described]].sum(axis=1) for table, codes in zip(tables, rows, strict=True))
+    wanted = min(wide, len(np.unique(places, axis=0))) if len(described) else 0
+    centres = np.zeros((wide, _PROJECTED), np.float32)
+    # the nearest centre c of x is where x·c - |c|²/2 is greatest; centres that are not needed are nowhere near
+    bias = np.full(wide, -1e30, np.float32)
+    if wanted:
+        centres[:wanted] = KMeans(wanted, n_init=1, random_state=seed).fit(places).cluster_centers_
+        bias[:wanted] = -0.5 * np.square(centres[:wanted]).sum(axis=1)
+    for name, values in (("cluster_word", [tables[0]]), ("cluster_category", [tables[1]]), ("cluster_near", [centres.T, bias])):
+        tower.get_layer(name).set_weights(values)
 
 
 def copied(model: Any, shape: TowerShape) -> Any:
@@ -147,7 +202,10 @@ class RetrievalTask:
     """Share of a history's events that a step does not see: what was left out differs from step to step."""
 
     def build(self) -> Any:
-        return build(self.shape)
+        made = build(self.shape)
+        if self.shape.clusters:
+            cluster(made, self.content, self.seed)
+        return made
 
     def losses(self, model: Any, batch: dict[str, Any], step: Any) -> Any:
         """(batch,) mean softmax cross-entropy of the targets."""

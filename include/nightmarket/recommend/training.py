@@ -297,9 +297,9 @@ def warm_start(
         chosen = chosen.model_copy(update={"embedding_dim": settings.student.embedding_dim})
     names, shape = stages.names_of(past), stages.shape_of(past, chosen)
     old = before.towers.shape
-    if (old.dim, old.history, before.candidates) != (shape.dim, shape.history, settings.candidates):
-        raise CannotStartWarm(f"the earlier model has dim {old.dim}, history {old.history} and {before.candidates} candidates; "
-                              f"this night wants {shape.dim}, {shape.history} and {settings.candidates}")
+    if (old.dim, old.history, old.clusters, before.candidates) != (shape.dim, shape.history, shape.clusters, settings.candidates):
+        raise CannotStartWarm(f"the earlier model has dim {old.dim}, history {old.history}, {old.clusters} content clusters and {before.candidates} candidates; "
+                              f"this night wants {shape.dim}, {shape.history}, {shape.clusters} and {settings.candidates}")
     if before.cut > cut:
         raise CannotStartWarm("the earlier model has seen days after this night's cut")
     present = behaviours_of(past, catalogue)
