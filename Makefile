@@ -10,6 +10,7 @@ STAMP := $(VENV)/.installed
 SHOP ?=
 DATE ?=
 FROM ?=
+DAG ?=
 FORCE ?=
 ALL ?=
 TESTS ?=
@@ -28,6 +29,7 @@ help: ## list these commands
 	@echo
 	@echo "  SHOP=path/to/shop.yaml   another shop than shops/demo.yaml, for every command"
 	@echo "  DATE=YYYY-MM-DD          the night (run), or the last one (backfill); FROM=YYYY-MM-DD the first"
+	@echo "  DAG=nightly_retraining   another DAG than shop_ingestion (backfill)"
 	@echo "  FORCE=1                  run although nothing has changed"
 	@echo "  ALL=1                    forecasts and fraud screening too (run)"
 
@@ -49,7 +51,7 @@ status: setup ## what runs, and where its pages are
 	@$(PY) -m nightmarket.embedded status
 
 backfill: setup ## nights FROM to DATE through the running Airflow (`make up` first)
-	@$(PY) -m nightmarket.embedded backfill --from $(FROM) --date $(DATE) $(if $(FORCE),--force)
+	@$(PY) -m nightmarket.embedded backfill --from $(FROM) --date $(DATE) $(if $(DAG),--dag $(DAG)) $(if $(FORCE),--force)
 
 test: setup ## all tests but the long proofs; TESTS=tests/clean for some, WORKERS=1 for one at a time
 	@$(PY) -m pytest -m "not soak" -n $(WORKERS) --dist loadfile $(TESTS)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import date, datetime, timedelta, timezone
 
 import pytest
 
-from nightmarket.contracts import DRIFT, LIVE_EVENTS, RETRAINING
+from nightmarket.contracts import DRIFT, LIVE_EVENTS, RECOMMENDATIONS, RETRAINING
 from nightmarket.embedded.airflow import USER
 from nightmarket.embedded.night import INGESTION, TRAINING
 from nightmarket.lake import Lake
 from nightmarket.recommend.lookup import Lookup, serving
+from nightmarket.registry.kinds import KINDS
 from nightmarket.registry.ledger import Ledger
+from nightmarket.shop import PROJECT, child_environment
 from tests.e2e.conftest import Embedded
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(2400)]
@@ -85,6 +89,42 @@ def test_going_back_from_the_form(embedded_night: Embedded, night: date) -> None
     assert newest.who == USER, "who triggered the run"
     now = serving(settings.places.root / "published")
     assert now is not None and (now.run_date, now.model_version) == (night, champion)
+
+
+def test_two_nights_are_backfilled_in_their_order_and_only_once(embedded_night: Embedded, night: date) -> None:
+    """The nights after the model's, taken in one by one while nothing trained."""
+    settings, client = embedded_night.settings, embedded_night.client
+    lake, ledger = Lake(settings.places.lake), Ledger(settings.places.mlflow / "ledger.db")
+    nights = [night + timedelta(days=1), night + timedelta(days=2)]
+    for dag, paused in ((TRAINING, True), (RETRAIN, False)):
+        client.patch(f"/dags/{dag}", {"is_paused": paused})
+    for one in nights:
+        run_id, state = embedded_night.night(one)
+        assert state == "success", embedded_night.why(INGESTION, run_id)
+
+    command = [sys.executable, "-m", "nightmarket.embedded", "backfill", "--shop", str(settings.file), "--dag", RETRAIN,
+               "--from", str(nights[0]), "--date", str(nights[1])]
+    done = subprocess.run(command, cwd=PROJECT, env=child_environment(), capture_output=True, text=True, check=False)
+
+    runs = sorted(client.runs(RETRAIN, run_type="backfill"), key=lambda r: str(r["partition_key"]))
+    assert done.returncode == 0, (done.stdout, done.stderr, [embedded_night.why(RETRAIN, r["dag_run_id"]) for r in runs])
+    assert [(r["partition_key"], r["state"]) for r in runs] == [(str(n), "success") for n in nights]
+    assert runs[0]["end_date"] <= runs[1]["start_date"], "what one night learnt from is there when the next is decided about"
+    plans = {n: {r["model"]: r["action"] for r in lake.at(RETRAINING, n).arrow().to_pylist()} for n in nights}
+    assert {frozenset(p) for p in plans.values()} == {frozenset(k.id for k in KINDS)}, "every registered kind, each night"
+    assert all(lake.manifest(DRIFT, n) is not None for n in nights)
+    now = serving(settings.places.root / "published")
+    champion = ledger.current("recommender", "champion")
+    assert now is not None and (now.run_date, now.model_version) == (nights[1], champion)
+
+    published, head = [lake.manifest(RECOMMENDATIONS, n) for n in nights], ledger.head()
+    again = subprocess.run(command, cwd=PROJECT, env=child_environment(), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, (again.stdout, again.stderr)
+    assert ledger.head() == head, "a second time nothing is trained, nothing moves"
+    for one in nights:  # watched once more, now with what it published itself
+        assert {(r["action"], r["why"]) for r in lake.at(RETRAINING, one).arrow().to_pylist()} == {
+            ("skip", "it was trained from exactly these inputs before")}
+    assert [lake.manifest(RECOMMENDATIONS, n) for n in nights] == published and serving(settings.places.root / "published") == now
 
 
 def test_the_stream_is_taken_in_and_answered_from(embedded_night: Embedded, night: date) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 from nightmarket.command import MemoryWatch
 from nightmarket.embedded import airflow, services, shared_spark, summary
 from nightmarket.embedded.night import (
+    INGESTION,
+    RETRAINING,
     STARTED,
     TRAINING,
     NothingToDo,
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shop", type=Path, metavar="FILE", help="shop.yaml (default: $NIGHTMARKET_SHOP, else the demo)")
     parser.add_argument("--date", type=date.fromisoformat, metavar="YYYY-MM-DD", help="the night (default: the next one)")
     parser.add_argument("--from", dest="first", type=date.fromisoformat, metavar="YYYY-MM-DD", help="first night of history")
+    parser.add_argument("--dag", choices=(INGESTION, RETRAINING), default=INGESTION, help=f"backfill: whose nights (default: {INGESTION})")
     parser.add_argument("--force", action="store_true", help="run although nothing has changed")
     parser.add_argument("--all", action="store_true", help="run: the forecasts and the fraud screening of the night too")
     args = parser.parse_args(argv)
@@ -148,7 +151,11 @@ def _backfill(settings: Settings, args: argparse.Namespace) -> int:
         print("a backfill needs its first and last night: FROM=YYYY-MM-DD DATE=YYYY-MM-DD", file=sys.stderr)
         return 2
     base = next(str(s["url"]) for s in told["services"] if s["name"] == "api-server")
-    return 0 if backfill(airflow.Client(base, airflow.password(settings)), args.first, args.date, args.force, Screen()) else 1
+    client = airflow.Client(base, airflow.password(settings))
+    if client.get(f"/dags/{args.dag}")["is_paused"]:
+        print(f"{args.dag} is paused, so its nights would wait; let it run first: {base}/dags/{args.dag}", file=sys.stderr)
+        return 2
+    return 0 if backfill(client, args.first, args.date, args.force, Screen(), args.dag) else 1
 
 
 class _start:

@@ -16,6 +16,7 @@ from nightmarket.quality.verdict import passed_nights
 from nightmarket.shop import FilesSource, Settings
 
 INGESTION, TRAINING, FORECASTING, SCREENING = "shop_ingestion", "recommendation_training", "seasonal_forecasting", "fraud_screening"
+RETRAINING = "nightly_retraining"
 STARTED = (TRAINING, FORECASTING, SCREENING)
 """What the data of a night starts. `make run` follows the first alone unless all are asked for."""
 _FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
@@ -175,17 +176,17 @@ def let_run(client: Client, wanted: tuple[str, ...]) -> None:
             client.patch(f"/dags/{dag}", {"is_paused": not asked})
 
 
-def backfill(client: Client, first: date, last: date, force: bool, screen: Screen) -> bool:
-    """Asks for the nights from first to last, finished ones too, and follows them; whether all succeeded."""
+def backfill(client: Client, first: date, last: date, force: bool, screen: Screen, dag: str = INGESTION) -> bool:
+    """Asks for the nights of `dag` from first to last, finished ones too, and follows them; whether all succeeded."""
     asked = client.post("/backfills", {
-        "dag_id": INGESTION, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z", "run_backwards": False,
+        "dag_id": dag, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z", "run_backwards": False,
         "dag_run_conf": {"force": force}, "reprocess_behavior": "completed", "max_active_runs": 1,
     })
-    screen.line(f"backfill {asked['id']}: nights of {first} to {last}")
+    screen.line(f"backfill {asked['id']} of {dag}: nights of {first} to {last}")
     shown: dict[str, str] = {}
     while True:
         done = client.get(f"/backfills/{asked['id']}")["completed_at"] is not None
-        runs = [r for r in client.runs(INGESTION, run_type="backfill")
+        runs = [r for r in client.runs(dag, run_type="backfill")
                 if first.isoformat() <= (r["partition_key"] or "") <= last.isoformat() and (r["queued_at"] or "") >= asked["created_at"]]
         for run in sorted(runs, key=lambda r: r["partition_key"]):
             if run["state"] in ("success", "failed") and run["partition_key"] not in shown:
