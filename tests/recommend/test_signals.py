@@ -15,7 +15,7 @@ from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.earlier import Earlier
 from nightmarket.recommend.histories import DAY, PURCHASE, VIEW, Histories
 from nightmarket.recommend.lists import names, propose, values_of
-from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm
+from nightmarket.recommend.pairs import Intervals, Occasions, Pairs, rhythm, rows_of
 from nightmarket.recommend.pairs import names as pair_names
 from nightmarket.recommend.second import LEARNERS, Lists, Plan, _blend, fit, ndcg, standard
 from nightmarket.recommend.signals import ORDERED, SIGNALS, Groups, Options, Signals, gram, product, strongest
@@ -259,3 +259,13 @@ def test_the_autoencoder_that_is_chosen_is_not_made_again() -> None:
 def test_an_order_of_nothing_has_no_rules(busy: Histories) -> None:
     made = signals(busy.where(np.zeros(len(busy), bool)), ordered=True)
     assert made.rules.shape == (12, 12) and made.rules.nnz == 0 and made.follows.nnz == 0
+
+
+def test_one_row_is_what_scipy_takes_for_it_and_nothing_is_told_of_another() -> None:
+    """Rows whose places are in no order, one after another: what is known of one's order must not be taken for the next one's."""
+    matrix = sp.csr_matrix((np.arange(1, 6, dtype=np.float32), np.array([0, 2, 3, 1, 4]), np.array([0, 2, 5, 5])), shape=(3, 5))
+    for row, in_order in ((0, True), (1, False), (2, True)):
+        one = rows_of(matrix, np.array([row]))
+        assert np.array_equal(one.toarray(), matrix[[row]].toarray()) and one.dtype == np.float32
+        assert bool(one.has_sorted_indices) == in_order
+    assert np.array_equal(rows_of(matrix, np.array([1, 0])).toarray(), matrix[[1, 0]].toarray())

@@ -7,8 +7,9 @@ the shop's own rhythm: the usual gap between two active days of a shopper.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -283,4 +284,11 @@ def rows_of(matrix: sp.csr_matrix, users: np.ndarray) -> sp.csr_matrix:
     if len(users) != 1:
         return matrix[users]
     begin, end = matrix.indptr[users[0] : users[0] + 2]
-    return sp.csr_matrix((matrix.data[begin:end], matrix.indices[begin:end], np.array([0, end - begin], matrix.indptr.dtype)), shape=(1, matrix.shape[1]))
+    made = copy.copy(_no_row(matrix.shape[1], matrix.dtype))
+    made.data, made.indices, made.indptr = matrix.data[begin:end], matrix.indices[begin:end], np.array([0, end - begin], matrix.indptr.dtype)
+    return made
+
+
+@lru_cache
+def _no_row(columns: int, dtype: np.dtype) -> sp.csr_matrix:
+    return sp.csr_matrix((1, columns), dtype=dtype)

@@ -8,6 +8,7 @@ The closed-form autoencoder is the exception; it knows the most frequent items o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -470,8 +471,10 @@ def _inverse(values: np.ndarray) -> np.ndarray:
 
 
 def _with(rows: sp.csr_matrix, data: np.ndarray) -> sp.csr_matrix:
-    """The same places with other values, float32. They are shared: what scipy would take for a copy costs more than a question's arithmetic."""
-    return sp.csr_matrix((data.astype(np.float32, copy=False), rows.indices, rows.indptr), shape=rows.shape)
+    """The same places with other values, float32. They are shared, and not checked again: that costs more than a question's arithmetic."""
+    made = copy.copy(rows)
+    made.data = data.astype(np.float32, copy=False)
+    return made
 
 
 def _single(scores: Scores) -> Scores:
