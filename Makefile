@@ -51,7 +51,7 @@ status: setup ## what runs, and where its pages are
 	@$(PY) -m nightmarket.embedded status
 
 backfill: setup ## nights FROM to DATE through the running Airflow (`make up` first)
-	@$(PY) -m nightmarket.embedded backfill --from $(FROM) --date $(DATE) $(if $(DAG),--dag $(DAG)) $(if $(FORCE),--force)
+	@$(PY) -m nightmarket.embedded backfill $(if $(FROM),--from $(FROM)) $(if $(DATE),--date $(DATE)) $(if $(DAG),--dag $(DAG)) $(if $(FORCE),--force)
 
 test: setup ## all tests but the long proofs; TESTS=tests/clean for some, WORKERS=1 for one at a time
 	@$(PY) -m pytest -m "not soak" -n $(WORKERS) --dist loadfile $(TESTS)
