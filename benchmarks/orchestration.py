@@ -1,6 +1,7 @@
 """What Airflow adds to a night, and what a night without drift costs.
 
   python benchmarks/orchestration.py [--pairs 2] [--folder FOLDER] [--json FILE]
+  python benchmarks/orchestration.py --screening [--folder FOLDER]
 
 On a copy of the demo shop, in FOLDER (default: a temporary one; one that holds such a copy goes on with its next night). After a first night:
 
@@ -8,6 +9,9 @@ airflow  a night as `make run` does it: from the trigger to the end of both runs
 bare     the next night: the same steps as commands, one after another, against a shared Spark server that is warm as well
 quiet    a night whose models are left alone: watched (drift, respond, plan_retraining), published by the champion (retrain, which
          skips), told about (summarise); against the steps of a night that trains, both after the same ingestion
+
+With --screening instead: the demo's whole history as one night, about 10,000 orders and reviews, its ingestion aside, and then every step of
+`fraud_screening` as a command of its own, start-up included, against a warm Spark server: the night that learns anew, and the decisions alone.
 
 Nights of the first two take turns; with --pairs 0 only one bare night is measured, for the last. A ratio of one pair is of two
 neighbouring nights, which are alike but not the same.
@@ -27,13 +31,14 @@ from pathlib import Path
 
 import yaml
 
-from nightmarket.contracts import QUALITY, RETRAINING
+from nightmarket.contracts import QUALITY, RETRAINING, SCREENING_DECISIONS
 from nightmarket.embedded.shared_spark import served
 from nightmarket.lake import Lake
 from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
 
 INGESTION = ("deliver", "ingest", "clean", "gate", "aggregate", "report", "send", "metrics")
 TRAINING = ("drift", "respond", "train", "evaluate", "register", "bless", "publish", "onboard", "experiment", "announce", "send", "metrics")
+SCREENING = ("feedback", "screen_features", "train_screener", "judge_screener", "register", "bless", "decide", "brief_risk", "send", "metrics")
 WATCH = ("drift", "respond", "plan_retraining")
 
 
@@ -84,14 +89,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2, help="nights through Airflow, and as many bare (default: 2)")
     parser.add_argument("--folder", type=Path, help="an empty folder; kept")
+    parser.add_argument("--screening", action="store_true", help="the screening of the demo's whole history as one night instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nightmarket-") as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        told = measure(copy(folder), args.pairs)
+        told = screened(copy(folder)) if args.screening else measure(copy(folder), args.pairs)
     if args.json:
         args.json.write_text(json.dumps(told, indent=1))
+
+
+def screened(settings: Settings) -> dict[str, object]:
+    demo = settings.shop.demo
+    assert demo is not None
+    first = date.fromisoformat(demo.first_day)
+    night = first + timedelta(days=demo.days - 1)
+    took: dict[str, float] = {}
+    with served(settings) as environment:
+        for name in INGESTION[:5]:
+            step(settings, environment, name, night, "--from-date", str(first))
+        for name in SCREENING:
+            took[name] = step(settings, environment, name, night, *(("--model", "screener") if name in ("register", "bless") else ()))
+        again = {name: step(settings, environment, name, night, "--force") for name in ("screen_features", "decide")}
+    made = Lake(settings.places.lake).manifest(SCREENING_DECISIONS, night)
+    assert made is not None
+    print(", ".join(f"{n} {s:.1f}" for n, s in took.items()))
+    print(f"{made.rows_out} decided about: {sum(took.values()):.0f} s; described and decided by the champion that there is, once more: {sum(again.values()):.0f} s")
+    return {"rows": made.rows_out, "took": took, "again": again}
 
 
 def measure(settings: Settings, pairs: int) -> dict[str, object]:
