@@ -36,7 +36,8 @@ from nightmarket.embedded.shared_spark import served
 from nightmarket.lake import Lake
 from nightmarket.shop import PROJECT, Settings, child_environment, load_shop
 
-INGESTION = ("deliver", "ingest", "clean", "gate", "aggregate", "report", "send", "metrics")
+TAKEN_IN = ("deliver", "ingest", "clean", "gate", "aggregate")
+INGESTION = (*TAKEN_IN, "report", "send", "metrics")
 TRAINING = ("drift", "respond", "train", "evaluate", "register", "bless", "publish", "onboard", "experiment", "announce", "send", "metrics")
 SCREENING = ("feedback", "screen_features", "train_screener", "judge_screener", "register", "bless", "decide", "brief_risk", "send", "metrics")
 WATCH = ("drift", "respond", "plan_retraining")
@@ -107,7 +108,7 @@ def screened(settings: Settings) -> dict[str, object]:
     night = first + timedelta(days=demo.days - 1)
     took: dict[str, float] = {}
     with served(settings) as environment:
-        for name in INGESTION[:5]:
+        for name in TAKEN_IN:
             step(settings, environment, name, night, "--from-date", str(first))
         for name in SCREENING:
             took[name] = step(settings, environment, name, night, *(("--model", "screener") if name in ("register", "bless") else ()))

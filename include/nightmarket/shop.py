@@ -275,7 +275,7 @@ class Model(_Frozen):
         default=0.0, ge=0, lt=1, description="Share of a history's events that each step of the towers' learning leaves out: for thin data."
     )
     content_clusters: int = Field(
-        default=0, ge=0, le=65_536, description="Clusters of products with like titles and categories, each with a vector that its products share: "
+        default=0, ge=0, le=4096, description="Clusters of products with like titles and categories, each with a vector that its products share: "
                                                 "for thin data. 0: none."
     )
     candidates: int = Field(default=200, ge=20, le=10_000)

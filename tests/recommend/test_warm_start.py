@@ -167,3 +167,22 @@ def test_forgetting_is_measured_on_days_that_both_have_learnt_from(shop: Any, be
     assert same is not None and (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     nobody = Holdout(synthetic.moment(-100), synthetic.moment(-90))
     assert lost(table, items, nobody, before, before, "ndcg@10", 1, 50) is None
+
+
+def test_the_next_night_keeps_the_content_clusters_that_shop_yaml_asks_for(shop: Any, tmp_path: Path) -> None:
+    """The whole model with them: trained, saved, loaded, asked, and started warm on later days."""
+    table, items = shop
+    settings = SETTINGS.model_copy(update={"content_clusters": 4})
+    made = Recommender.fit(table, items, synthetic.moment(70), settings, tmp_path / "made")
+    made.save(tmp_path / "saved")
+    loaded = Recommender.load(tmp_path / "saved")
+    asked, again = (m.recommend(table, synthetic.moment(70), 5).to_pydict() for m in (made, loaded))
+    assert asked["item_id"] == again["item_id"] and np.allclose(asked["score"], again["score"], rtol=1e-12)
+    warm = Recommender.fit(table, items, synthetic.moment(78), settings, tmp_path / "warm", warm=loaded)
+
+    def nearest(model: Recommender) -> list[np.ndarray]:
+        return weights(model._towers.model.get_layer("item_tower").get_layer("cluster_near"))
+
+    assert same(nearest(warm), nearest(made)), "or a product's vector would be another cluster's"
+    with pytest.raises(CannotStartWarm, match="4 content clusters"):
+        Recommender.fit(table, items, synthetic.moment(78), SETTINGS, tmp_path / "none", warm=loaded)

@@ -128,6 +128,7 @@ def _shared(shape: TowerShape, words: Any, category: Any, small: Any) -> Any:
 def cluster(model: Any, content: dict[str, np.ndarray], seed: int) -> None:
     """Finds the centres of the products' clusters and gives them to `model`, whose products `content` describes."""
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     tower = model.get_layer("item_tower")
     wide = tower.get_layer("cluster_near").units
@@ -149,7 +150,8 @@ def cluster(model: Any, content: dict[str, np.ndarray], seed: int) -> None:
     # the nearest centre c of x is where x·c - |c|²/2 is greatest; centres that are not needed are nowhere near
     bias = np.full(wide, -1e30, np.float32)
     if wanted:
-        centres[:wanted] = KMeans(wanted, n_init=1, random_state=seed).fit(places).cluster_centers_
+        with threadpool_limits(1):  # threads add up in the order in which they end
+            centres[:wanted] = KMeans(wanted, n_init=1, random_state=seed).fit(places).cluster_centers_
         bias[:wanted] = -0.5 * np.square(centres[:wanted]).sum(axis=1)
     for name, values in (("cluster_word", [tables[0]]), ("cluster_category", [tables[1]]), ("cluster_near", [centres.T, bias])):
         tower.get_layer(name).set_weights(values)
