@@ -68,20 +68,26 @@ def frequency(e: Events, half_life: float) -> Scorer:
     return lambda users: own[users].toarray() + 1e-9 * total
 
 
-def _neighbours(square: np.ndarray | sp.csr_matrix, keep: int) -> sp.csr_matrix:
-    dense = square.toarray() if sp.issparse(square) else square
-    np.fill_diagonal(dense, 0.0)
-    if keep < dense.shape[1]:
-        edge = np.partition(dense, -keep, axis=1)[:, -keep][:, None]
-        dense[dense < edge] = 0.0
-    return sp.csr_matrix(dense)
+def _neighbours(left: sp.csr_matrix, right: sp.csr_matrix, keep: int, block: int = 2048) -> tuple[sp.csr_matrix, np.ndarray]:
+    """(the `keep` largest of each row of `left @ right` but its diagonal, the diagonal), made in blocks of rows: squares of many products fill memory."""
+    left, diagonal, parts = left.tocsr(), np.empty(left.shape[0]), []
+    for start in range(0, left.shape[0], block):
+        dense = (left[start : start + block] @ right).toarray()
+        rows = np.arange(len(dense))
+        diagonal[start : start + block] = dense[rows, start + rows]
+        dense[rows, start + rows] = 0.0
+        if keep < dense.shape[1]:
+            edge = np.partition(dense, -keep, axis=1)[:, -keep][:, None]
+            dense[dense < edge] = 0.0
+        parts.append(sp.csr_matrix(dense))
+    return sp.vstack(parts, format="csr"), diagonal
 
 
 def cosine(e: Events, keep: int, own: float) -> Scorer:
     rows = e.binary
     norm = np.sqrt(np.asarray(rows.sum(axis=0)).ravel())
     unit = rows @ sp.diags(1.0 / np.maximum(norm, 1.0))
-    similar = _neighbours(unit.T @ unit, keep) + own * sp.identity(e.items)
+    similar = _neighbours(unit.T, unit, keep)[0] + own * sp.identity(e.items)
     return lambda users: (rows[users] @ similar).toarray()
 
 
@@ -95,7 +101,7 @@ def bm25(e: Events, half_life: float | None, own: float, k1: float = 1.2, b: flo
         counts.data + k1 * (1 - b + b * length[row] / max(length[length > 0].mean(), 1e-9)))
     norm = np.sqrt(np.asarray(made.multiply(made).sum(axis=0)).ravel())
     unit = made @ sp.diags(np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0))
-    similar = _neighbours(unit.T @ unit, keep) + own * sp.identity(e.items)
+    similar = _neighbours(unit.T, unit, keep)[0] + own * sp.identity(e.items)
     return lambda users: (counts[users] @ similar).toarray()
 
 
@@ -104,9 +110,8 @@ def rp3beta(e: Events, beta: float, own: float, keep: int = 200) -> Scorer:
     forward = sp.diags(1.0 / np.maximum(np.asarray(rows.sum(axis=1)).ravel(), 1e-9)) @ rows
     total = np.asarray(rows.sum(axis=0)).ravel()
     backward = sp.diags(1.0 / np.maximum(total, 1e-9)) @ rows.T
-    walk = ((backward @ forward) @ sp.diags(np.power(np.maximum(total, 1e-9), -beta) * (total > 0))).toarray()
-    self_step = np.diag(walk).copy()
-    similar = _neighbours(walk, keep) + own * sp.diags(self_step)
+    similar, self_step = _neighbours(backward, forward @ sp.diags(np.power(np.maximum(total, 1e-9), -beta) * (total > 0)), keep)
+    similar = similar + own * sp.diags(self_step)
     return lambda users: (forward[users] @ similar).toarray()
 
 
@@ -256,7 +261,12 @@ def scored(score: Scorer, users: np.ndarray, allowed: np.ndarray, barred: sp.csr
         if barred is not None:
             known = barred[part]
             values[np.repeat(np.arange(len(part)), np.diff(known.indptr)), known.indices] = -np.inf
-        order = np.argsort(-values, axis=1, kind="stable")[:, :depth]
+        # the first `depth` of a stable sort, without sorting all: of those that tie at the end the lowest codes
+        edge = -np.partition(-values, depth - 1, axis=1)[:, depth - 1 : depth] if depth < values.shape[1] else np.full((len(values), 1), -np.inf)
+        above = values > edge
+        tied = (values == edge) & (np.cumsum(values == edge, axis=1) <= depth - above.sum(axis=1, keepdims=True))
+        some = np.nonzero(above | tied)[1].reshape(len(values), -1)
+        order = np.take_along_axis(some, np.argsort(-np.take_along_axis(values, some, axis=1), axis=1, kind="stable"), axis=1)
         top = np.take_along_axis(values, order, axis=1)
         yield np.where(np.isfinite(top), order, -1), top
 

@@ -399,7 +399,7 @@ def speed(data: Path, threads: int) -> None:
 
     table = transactions(data).drop_columns(["TX_FRAUD_SCENARIO"])
     asked = Asked(entities=("CUSTOMER_ID", "TERMINAL_ID"), label="TX_FRAUD")
-    options = replace(Options(), label_delay_days=DELAY, threads=threads, follow_new_labels=True, reasons_for=0, negatives=60_000, folds=3)
+    options = replace(Options(), label_delay_days=DELAY, threads=threads, follow_new_labels=True, reasons_for=0, folds=3)
     early, late = between(table, "2018-04-01", LONG["test"]), between(table, LONG["test"], "2019-01-01")
     cut = int(np.datetime64(LONG["test"], "us").astype(np.int64))
     started = _clocks()

@@ -516,7 +516,7 @@ class Screening(_Frozen):
                                      "Relative to shop.yaml; ${root} is storage.root.")
     feedback: str | None = Field(default=None, description="The analysts' file of a night, {date} in its name; ${root} is storage.root.")
     bootstrap: int = Field(default=200, ge=50, le=100_000)
-    negatives: int = Field(default=150_000, ge=1_000, description="Good rows of a kind that are learned from at most; they stand for the rest.")
+    negatives: int = Field(default=30_000, ge=1_000, description="Good rows of a kind that are learned from at most, or six for each bad one where that is more; they stand for the rest.")
     blessing: Blessing = Field(default=Blessing(metric="average_precision", beat=("chance", "strongest_simple"), margin=0.1, slice_margin=0.5),
                                description="The model gate of the screener; its metric is average_precision. strongest_simple is chance where verdicts are few.")
 

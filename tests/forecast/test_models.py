@@ -304,6 +304,19 @@ def test_with_closed_days_both_open_and_all_days_are_covered_as_claimed() -> Non
         assert (high[shut[-1]] == 0).all()
 
 
+@pytest.mark.parametrize(("first", "last"), [(2.0, 1.0), (1.0, 2.0)])
+def test_intervals_are_as_wide_as_the_newest_errors(first: float, last: float) -> None:
+    """Errors that all series share shrink or grow from year to year; the next year is like the last. Old and new alike would cover 94 or 66 %."""
+    rng = np.random.default_rng(7)
+    size = np.r_[np.linspace(first, last, 8), last]
+    noise = rng.normal(0, 1, (9, 300, 12)) * size[:, None, None]
+    actual = np.concatenate([noise[:-1], np.full((1, 300, 12), np.nan)])
+    nothing = np.zeros(noise.shape)
+    test = forecaster.Backtest(12 * np.arange(9), ("zero",), nothing[None], actual, nothing.astype(bool), np.ones(300), np.ones(300))
+    low, high = intervals.conformal(test, nothing, (80,), np.zeros(300, bool))[80]
+    assert ((noise[-1] >= low) & (noise[-1] <= high)).mean() == pytest.approx(0.80, abs=0.035)
+
+
 @pytest.mark.parametrize(("series", "apart", "horizon"), [(16, 2, 4), (12, 8, 28)])
 def test_intervals_of_few_series_cover_on_average(series: int, apart: int, horizon: int) -> None:
     """Backtests that share days, as those of short histories do; the next horizon is of the same noise."""

@@ -1,7 +1,8 @@
 """Conformal prediction intervals: quantiles of backtest residuals, scaled by series and size of the forecast.
 
 Split conformal prediction (Vovk et al. 2005) on the combination's own errors at rolling origins; a series' residuals are few, so
-its quantiles are drawn towards those of all series by the number it has.
+its quantiles are drawn towards those of all series by the number it has. Errors of a year go together and so do their sizes from one
+year to the next, so the newest count for more (Barber et al. 2023).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _POWERS = (0.0, 0.5, 1.0)
 _WORTH = 10.0  # residuals that the usual spread is worth
 _WINDOWS_WORTH = 100.0
 _QUANTILE_WORTH = 40.0  # and the quantiles of all, times 1 / the share beyond them
+_FRESH = 0.25  # horizons in which what an origin says of the size of errors halves
+_MOST_RECENT = 2.0  # that errors may have grown or shrunk lately
 
 
 def conformal(test: Backtest, combined: np.ndarray, levels: tuple[int, ...], nonnegative: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -103,7 +106,17 @@ def _factor(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.n
     windows = series * (1.0 + (at[-1] - at[0]) / horizon)  # residuals of a horizon that share no day
     trust = windows**2 / (windows**2 + _WINDOWS_WORTH**2)
     # few say less than they seem to: a little more than that
-    return float(np.clip(alone**trust * apart ** (1.0 - trust), 0.8, 3.0)) * (1.0 + 0.25 * (1.0 - trust) / origins)
+    wide = float(np.clip(alone**trust * apart ** (1.0 - trust), 0.8, 3.0)) * (1.0 + 0.25 * (1.0 - trust) / origins)
+    return wide * _lately(residual / (_spread(residual, use, scale)[None, :, None] * size), use, at) ** trust
+
+
+def _lately(normal: np.ndarray, use: np.ndarray, at: np.ndarray) -> float:
+    """How large scaled residuals of the newest origins are beside those of all."""
+    count = use.sum(axis=(1, 2))
+    there = count > 0
+    each = np.where(use, np.abs(normal), 0.0).sum(axis=(1, 2))[there] / count[there]
+    weight = 0.5 ** ((at[-1] - at[there]) / (_FRESH * normal.shape[2]))
+    return float(np.clip(weight @ each / weight.sum() / each.mean(), 1 / _MOST_RECENT, _MOST_RECENT)) if each.any() else 1.0
 
 
 def _scores(residual: np.ndarray, size: np.ndarray, use: np.ndarray, scale: np.ndarray, shares: tuple[float, float], kept: list[np.ndarray]) -> np.ndarray:

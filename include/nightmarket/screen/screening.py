@@ -42,6 +42,9 @@ _ANCHORED = 2000
 for the next, and few texts are seldom of many subjects."""
 _FEW_ROWS = 20_000
 """Rows up to which a linear model is asked too."""
+_PER_BAD = 6
+"""Good rows for each bad one that are learned from at least, where there are as many: with thirty a month of card payments was ranked
+a little worse (`benchmarks/screening.py`; README, Limits)."""
 _BLOCK = 131_072
 """Rows that learners are asked about at once."""
 
@@ -52,8 +55,8 @@ class Options:
     seed: int = 17
     costs: Costs = field(default_factory=Costs)
     folds: int = 5
-    negatives: int = 150_000
-    """At most this many good rows are learned from; they stand for the rest."""
+    negatives: int = 30_000
+    """At most this many good rows are learned from, or `_PER_BAD` for each bad one where that is more; they stand for the rest."""
     seeds: int = 3
     """Models averaged in the second pass."""
     threads: int = 0
@@ -359,7 +362,8 @@ def _said(learner: learners.Trees | learners.Linear, X: np.ndarray, index: np.nd
 
 def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, past: np.ndarray, known: np.ndarray, options: Options) -> tuple[Supervised, Held]:
     label = rows.label[known]
-    index, weight = learners.thinned(label, options.negatives, options.seed)
+    most = max(options.negatives, _PER_BAD * int((label == 1).sum()))
+    index, weight = learners.thinned(label, most, options.seed)
     learned = known[index]
     fit = _Fitting.of(rows, learned, weight, options)
     made: dict[str, Any] = {}
@@ -382,7 +386,7 @@ def _learn_labels(rows: Rows, recipe: Recipe, names: list[str], X: np.ndarray, p
         said = {n: _joined(index, held[n], left, _asked(made[n], n, rows, X, known[left])) for n in held}
         more = second_features(rows, recipe, X, made, blind, known[left], Held(learned, held | apart), {"trees": said["trees"][left]}, options.threads)
         trusted = learners.trust(label, said["trees"])
-        index, weight = learners.telling(label, said["trees"], options.negatives, options.seed)
+        index, weight = learners.telling(label, said["trees"], most, options.seed)
         again, doubt = known[index], weight * trusted[index]
         fit = _Fitting.of(rows, again, weight, options)
         A = np.hstack([X[again], more.array()[again]])
