@@ -116,6 +116,12 @@ def interval(table: pd.DataFrame, metric: str, seed: int) -> bootstrap.Interval 
     return bootstrap.mean(values, RESAMPLES, seed)
 
 
+def apart(one: pd.DataFrame, other: pd.DataFrame, metric: str, seed: int) -> bootstrap.Interval:
+    """The first minus the other, series by series."""
+    pair = one[metric].dropna().index.intersection(other[metric].dropna().index)
+    return bootstrap.difference(one.loc[pair, metric].to_numpy(), other.loc[pair, metric].to_numpy(), RESAMPLES, seed)
+
+
 def report(data: Data, found: dict[str, object], budgets: list[str], seed: int) -> dict[str, object]:
     """Prints the table and the goals, and returns both."""
     joined: dict[str, pd.DataFrame] = found["joined"]  # type: ignore[assignment]
@@ -133,12 +139,12 @@ def report(data: Data, found: dict[str, object], budgets: list[str], seed: int) 
         best = {m: min((n for n in peers if cells[n][m]), key=lambda n: cells[n][m].value) for m in METRICS if not m.startswith("cover")}  # type: ignore[union-attr]
         lines = {}
         for other in (best["MASE"], *(["mean of three"] if "mean of three" in joined else [])):
-            pair = joined[name]["MASE"].dropna().index.intersection(joined[other]["MASE"].dropna().index)
-            apart = bootstrap.difference(joined[name].loc[pair, "MASE"].to_numpy(), joined[other].loc[pair, "MASE"].to_numpy(), RESAMPLES, seed)
             ratio = cells[name]["MASE"].value / cells[other]["MASE"].value - 1  # type: ignore[union-attr]
-            lines[f"MASE against {other}"] = f"{100 * ratio:+.1f} %, difference {apart}"
+            lines[f"MASE against {other}"] = f"{100 * ratio:+.1f} %, difference {apart(joined[name], joined[other], 'MASE', seed)}"
         for m in ("RMSSE", "WAPE", "score80", "score95"):
             lines[f"{m} against {best[m]}"] = f"{cells[name][m].value:.4f} and {cells[best[m]][m].value:.4f}"  # type: ignore[union-attr]
+            if m != "WAPE":  # a ratio of sums
+                lines[f"{m} against {best[m]}"] += f", difference {apart(joined[name], joined[best[m]], m, seed)}"
         lines["seconds"] = f"{seconds[name]:.1f}"
         if "mean of three" in seconds:
             lines["seconds"] += f"; AutoETS {seconds['AutoETS']:.1f}, AutoETS + AutoTheta + CES {seconds['mean of three']:.1f}"
