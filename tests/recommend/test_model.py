@@ -149,6 +149,21 @@ def test_a_visit_changes_the_answer_of_its_shopper_alone(model: Any, tables: tup
     assert lists(standing.recommend(5, ["u0003"]))["user", "u0003"] == everyone["user", "u0003"]
 
 
+def test_a_visit_reads_its_shoppers_events_alone(model: Any, tables: tuple[pa.Table, pa.Table], answers: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    standing = model.standing(tables[0], CUT)
+    everyone, whole = lists(answers), standing.signals.past
+    read: list[Any] = []
+    causes = type(standing)._causes
+    monkeypatch.setattr(type(standing), "_causes", lambda self, asked: read.append(asked) or causes(self, asked))
+    for user in ("u0000", "u0003", "u0042", "u0089"):
+        # a visit that has looked at nothing yet is the night's question
+        assert [r["item_id"] for r in standing.visit(user, None, [], 5).to_pylist()] == everyone["user", user]
+        code = list(whole.events.user_ids).index(user)
+        assert read[-1].ever.shape == (1, 30) and len(read[-1].shopper["lines"]) == 1
+        assert len(read[-1].events) == int((whole.events.user == code).sum())
+        assert (read[-1].ever != whole.ever[code]).nnz == 0
+
+
 def test_more_than_the_catalogue_gives_the_catalogue(model: Any, tables: tuple[pa.Table, pa.Table]) -> None:
     made = lists(model.recommend(tables[0], CUT, 1000, user_ids=["u0003"]))
     assert len(made["everyone", "*"]) == 30

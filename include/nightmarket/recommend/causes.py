@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from nightmarket.recommend.histories import CART, DAY, PURCHASE, VIEW
 from nightmarket.recommend.lists import Block
-from nightmarket.recommend.pairs import Occasions, Pairs, rows_of
+from nightmarket.recommend.pairs import Occasions, Pairs
 from nightmarket.recommend.signals import Signals
 
 _VERB = {PURCHASE: "bought", CART: "put in the cart", VIEW: "looked at"}
@@ -34,9 +34,9 @@ class Causes:
     def of(self, block: Block, chosen: np.ndarray) -> list[list[str]]:
         """Reasons by shopper. `chosen` (n, k): columns of the block's candidates, -1 for none."""
         asked, users = self._asked, block.users
-        ever = rows_of(asked.ever, users)
-        weights = {n: rows_of(getattr(asked, n), users) for n in ("lasting", "recent", *(("fading",) if self._signals.options.ordered else ()))}
-        did = {kind: rows_of(matrix, users) for kind, matrix in self._did.items()}
+        ever = asked.rows(asked.ever, users)
+        weights = {n: asked.rows(getattr(asked, n), users) for n in ("lasting", "recent", *(("fading",) if self._signals.options.ordered else ()))}
+        did = {kind: asked.rows(matrix, users) for kind, matrix in self._did.items()}
         said = []
         for row, user in enumerate(users):
             times = _row(ever, row)

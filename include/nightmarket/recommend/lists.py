@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from nightmarket.recommend import pairs
 from nightmarket.recommend.counts import top_k
-from nightmarket.recommend.pairs import FAR, Pairs, rows_of
+from nightmarket.recommend.pairs import FAR, Pairs
 from nightmarket.recommend.signals import ITEM_NUMBERS, Scores, Signals, largest, strongest
 
 SHOPPER_NUMBERS = ("active_days", "days_since", "days_since_any", "days_known", "lines", "mean_gap", "basket", "repeat_share", "lately_active", "lot")
@@ -135,12 +135,12 @@ def assemble(
         shared += [np.log1p(score), score / top, places[name]]
     columns.append(np.stack(shared, axis=-1))
     columns.append(signals.item_numbers[safe])
-    shopper = np.stack([
-        np.log1p(np.minimum(asked.shopper[n][users], FAR)) if n not in ("repeat_share", "lot") else asked.shopper[n][users] for n in SHOPPER_NUMBERS], axis=1)
+    numbers = {n: v[asked.at(users)] for n, v in asked.shopper.items()}
+    shopper = np.stack([np.log1p(np.minimum(numbers[n], FAR)) if n not in ("repeat_share", "lot") else numbers[n] for n in SHOPPER_NUMBERS], axis=1)
     columns.append(np.broadcast_to(shopper[:, None, :], (*items.shape, shopper.shape[1])))
     mean, spread = _price_level(signals, asked, users)
     rest = [votes, np.abs(signals.log_price[safe] - mean[:, None]) / spread[:, None],
-            signals.item_numbers[safe, ITEM_NUMBERS.index("lot")] - asked.shopper["lot"][users][:, None]]
+            signals.item_numbers[safe, ITEM_NUMBERS.index("lot")] - numbers["lot"][:, None]]
     for n in range(len(signals.groups.names)):
         code = signals.groups.codes[users, n]
         counts, (by_value, overall) = signals.by_group[n], signals.group_totals[n]
@@ -185,7 +185,7 @@ def fresh_blocks(signals: Signals, asked: Pairs, users: np.ndarray, items: np.nd
         for value in picked.values():
             columns += [np.log1p(value), value / np.maximum(value.max(axis=1, keepdims=True), 1e-9)]
         mean, spread = _price_level(signals, asked, part)
-        shopper = [np.broadcast_to(np.log1p(np.minimum(asked.shopper[n][part], FAR))[:, None], first.shape) for n in ("active_days", "days_since", "lines", "basket")]
+        shopper = [np.broadcast_to(np.log1p(np.minimum(asked.shopper[n][asked.at(part)], FAR))[:, None], first.shape) for n in ("active_days", "days_since", "lines", "basket")]
         features = np.stack([*columns, *np.moveaxis(known[first], -1, 0), np.abs(known[first][..., -1] - mean[:, None]) / spread[:, None], *shopper], axis=-1)
         places = {"content": np.where(picked["content"] > 0, 1.0 / (1.0 + np.arange(first.shape[1])), 0.0)}
         yield Block(part, items[first], features.astype(np.float32), picked, places)
@@ -197,7 +197,7 @@ def _plain(matrix: Scores) -> np.ndarray:
 
 def _price_level(signals: Signals, asked: Pairs, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean, spread) of the log prices of what each shopper had."""
-    rows = rows_of(asked.ever, users)
+    rows = asked.rows(asked.ever, users)
     row = np.repeat(np.arange(len(users)), np.diff(rows.indptr))
     price = signals.log_price[rows.indices]
     total = np.asarray(rows.sum(axis=1)).ravel()

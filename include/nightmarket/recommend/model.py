@@ -303,12 +303,13 @@ class Standing:
         seen = np.array([self._items[i] for i in item_ids if i in self._items], np.int32)
         begin, end = np.searchsorted(past.events.user, [code, code + 1])
         own = past.events.where(np.arange(begin, end))
+        own = replace(own, user=np.zeros(len(own), np.int32), user_ids=own.user_ids[[code]], countries=own.countries[[code]])
         looked = replace(
-            own, user=np.full(len(seen), code, np.int32), item=seen, kind=np.full(len(seen), VIEW, np.int8),
+            own, user=np.zeros(len(seen), np.int32), item=seen, kind=np.full(len(seen), VIEW, np.int8),
             # one second apart, the last just before the moment: only what lies strictly before it counts
             time=np.int64(past.moment) - len(seen) + np.arange(len(seen)), quantity=np.ones(len(seen), np.float32),
             price=np.full(len(seen), np.nan, np.float32))
-        asked = replace(past, events=joined(own, looked))
+        asked = replace(past, events=joined(own, looked), only=code)
         return pa.concat_tables([*self._tables(np.array([code]), k, asked, self._causes(asked), self.signals.seen), OUTPUT.empty_table()])
 
     @cached_property

@@ -115,6 +115,17 @@ class Pairs:
     unit: float
     """The rhythm, days."""
     intervals: Intervals
+    only: int | None = None
+    """Code of the one shopper that the events are of, as the shop codes shoppers. Here they are the first and only one, so that what is
+    asked of one costs what their history does, not what the shop has of shoppers."""
+
+    def at(self, users: np.ndarray) -> np.ndarray:
+        """Rows of shoppers by their codes in the shop."""
+        return users if self.only is None else np.zeros_like(users)
+
+    def rows(self, matrix: sp.csr_matrix, users: np.ndarray) -> sp.csr_matrix:
+        """The rows of shoppers by their codes in the shop."""
+        return rows_of(matrix, self.at(users))
 
     @cached_property
     def had(self) -> Occasions:
@@ -225,14 +236,14 @@ class Pairs:
     def of(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """(…, C) float32 numbers of pairs; users and items of the same shape."""
         keys, values = self._table
-        asked = users.astype(np.int64) * max(self.events.items, 1) + items
+        asked = self.at(users).astype(np.int64) * max(self.events.items, 1) + items
         place = np.searchsorted(keys, asked)
         hit = (place < len(keys)) & (keys[np.minimum(place, max(len(keys) - 1, 0))] == asked) if len(keys) else np.zeros(asked.shape, bool)
         return values[np.where(hit, place, len(keys))]
 
     def known(self, users: np.ndarray) -> sp.csr_matrix:
         """(len, items) bool: what each shopper has had."""
-        made = rows_of(self.ever, users)
+        made = self.rows(self.ever, users)
         return sp.csr_matrix((np.ones_like(made.data), made.indices, made.indptr), shape=made.shape)
 
     # -- shoppers as rows over items: what the signals start from

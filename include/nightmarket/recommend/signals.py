@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from nightmarket.recommend.catalogue import Catalogue
 from nightmarket.recommend.counts import bm25
-from nightmarket.recommend.pairs import Pairs, rows_of
+from nightmarket.recommend.pairs import Pairs
 
 SIGNALS = ("own", "together", "also", "newest", "follows", "alike", "lately", "walk", "linear", "latent", "content", "popular", "rising")
 """Names, in the order of the features that they become."""
@@ -334,7 +334,7 @@ class Signals:
 
     def alike(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
         """(len, pool) weights of the most similar shoppers, themselves left out; rows sum to 1."""
-        similar = sp.csr_matrix(self._unit(rows_of(asked.lasting, users)) @ self._pool_unit)
+        similar = sp.csr_matrix(self._unit(asked.rows(asked.lasting, users)) @ self._pool_unit)
         own = np.searchsorted(self._pool, users)
         own = np.where(own < len(self._pool), own, 0)
         inside = self._pool[own] == users if len(self._pool) else np.zeros(len(users), bool)
@@ -349,7 +349,7 @@ class Signals:
 
     def scores(self, asked: Pairs, users: np.ndarray) -> Mapping[str, Scores]:
         """By signal, (len(users), items) float32. `asked` has the shoppers' own pairs, on the same codes."""
-        taste, lasting, recent = (rows_of(m, users) for m in (asked.taste, asked.lasting, asked.recent))
+        taste, lasting, recent = (asked.rows(m, users) for m in (asked.taste, asked.lasting, asked.recent))
         near = self.alike(asked, users)
         even, much = _log(taste), _log(lasting)
         made: dict[str, Scores] = {
@@ -370,14 +370,14 @@ class Signals:
         projected = (_with(much, much.data * _inverse(root)[much.indices]) @ directions) @ directions.T
         made["latent"] = np.maximum(projected * root[None, :], 0.0)
         if self.options.ordered:
-            fading = rows_of(asked.fading, users)
+            fading = asked.rows(asked.fading, users)
             made |= {"rules": fading @ self.rules, "rules_newest": recent @ self.rules, "also_newest": fading @ self.also,
                      "linear_newest": fading @ self.linear}
         made |= {name: score(asked, users) for name, score in self.further.items()}
         return {name: _single(made[name]) for name in self.names}
 
     def linear_scores(self, asked: Pairs, users: np.ndarray) -> sp.csr_matrix:
-        return sp.csr_matrix((_binary(rows_of(asked.lasting, users)) + 0.5 * _log(rows_of(asked.taste, users))) @ self.linear)
+        return sp.csr_matrix((_binary(asked.rows(asked.lasting, users)) + 0.5 * _log(asked.rows(asked.taste, users))) @ self.linear)
 
     @cached_property
     def _pool_taste(self) -> sp.csr_matrix:

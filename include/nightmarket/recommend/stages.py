@@ -47,9 +47,10 @@ class Towers:
         known = list(self.countries)
 
         def scores(asked: Pairs, users: np.ndarray) -> np.ndarray:
-            moments = towers.Moments(users, np.full(len(users), int(asked.moment)))
+            at = asked.at(users)
+            moments = towers.Moments(at, np.full(len(users), int(asked.moment)))
             read = towers.sequences(asked.events, moments, self.shape.history, rows)
-            logits = self._encode(table, read, towers.country_codes(asked.events.countries[users], known)) @ vectors.T
+            logits = self._encode(table, read, towers.country_codes(asked.events.countries[at], known)) @ vectors.T
             # a probability over the catalogue: comparable between shoppers, and never negative
             logits -= logits.max(axis=1, keepdims=True)
             chance = np.exp(logits)
