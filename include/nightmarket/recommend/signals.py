@@ -51,7 +51,8 @@ class Options:
     """Most recently active shoppers among whom those are sought."""
     factors: int = 96
     dense_items: int = 6_000
-    """Of a larger catalogue the closed-form autoencoder knows the most frequent half of so many: its cost is their third power."""
+    """Of a larger catalogue the closed-form autoencoder knows the most frequent `dense_most` alone: its cost is their third power."""
+    dense_most: int = 3_000
     ridge: float = 30.0
     """Of the closed-form autoencoder, in mean item frequencies."""
     attributes: float = 1.0
@@ -280,7 +281,7 @@ class Signals:
         """Items of the closed-form autoencoder, ascending."""
         if self.items <= self.options.dense_items:
             return np.arange(self.items)
-        return np.sort(np.argsort(-self._even.getnnz(axis=0), kind="stable")[: self.options.dense_items // 2])
+        return np.sort(np.argsort(-self._even.getnnz(axis=0), kind="stable")[: self.options.dense_most])
 
     @cached_property
     def similar(self) -> sp.csr_matrix:
