@@ -84,7 +84,7 @@ def test_linear_is_ease(busy: Histories) -> None:
 
 
 def test_linear_of_a_large_catalogue_is_ease_of_its_most_frequent_items(busy: Histories) -> None:
-    made = signals(busy, dense_items=11, dense_most=5)
+    made = signals(busy, dense_items=5)
     rows = made._even.toarray().astype(float)
     frequent = np.sort(np.lexsort((np.arange(12), -(rows > 0).sum(axis=0)))[:5])
     expected = np.zeros((12, 12))

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from nightmarket.forecast.series import SEASON, Panel
+from nightmarket.learn.strategy import tree_threads
 
 _WINDOWS: dict[str, tuple[int, ...]] = {"D": (7, 14, 28, 91, 364), "W": (4, 8, 13, 26, 52), "MS": (3, 6, 12, 24)}
-_SMALL = 20_000
-"""Rows up to which threads wait for each other longer than they work."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def fit(data: Rows, learner: Learner, weight: np.ndarray | None = None, positive
     params: dict[str, Any] = {
         "objective": objective, "learning_rate": learner.rate, "num_leaves": learner.leaves, "min_data_in_leaf": max(5, min(50, len(use) // 100)),
         "feature_fraction": 0.7, "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 1.0, "seed": learner.seed, "deterministic": True,
-        "force_row_wise": True, "num_threads": 1 if len(use) <= _SMALL else 0, "verbosity": -1, "max_bin": 127, "cat_smooth": 20, "cat_l2": 20,
+        "force_row_wise": True, "num_threads": tree_threads(len(use)), "verbosity": -1, "max_bin": 127, "cat_smooth": 20, "cat_l2": 20,
     }
     if objective == "quantile":
         params["alpha"] = fraction

@@ -22,6 +22,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_FEW_ROWS = 20_000
+
+
+def tree_threads(rows: int, asked: int = 0) -> int:
+    """Threads for trees of so many rows, 0 for all there are: on few rows they wait for each other longer than they work."""
+    return 1 if rows <= _FEW_ROWS else asked
+
+
 class DeviceError(RuntimeError):
     """The machine cannot give the replicas that shop.yaml asks for. The message says what it has and the remedy."""
 

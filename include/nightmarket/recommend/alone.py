@@ -52,11 +52,11 @@ class Budget:
 def budget(name: str, seed: int) -> Budget:
     """`fast`, `balanced` or `best`."""
     if name == "fast":
-        return Budget(2, 100, 3_000, Options(neighbours=100, alike=200, factors=48, dense_items=3_000, dense_most=1_500, seed=seed),
+        return Budget(2, 100, 3_000, Options(neighbours=100, alike=200, factors=48, dense_items=3_000, seed=seed),
                       Plan(rounds=150, leaves=15, learning_rate=0.1, network=False, seed=seed))
     if name == "balanced":
-        return Budget(6, 200, 6_000, Options(dense_items=13_000, dense_most=13_000, seed=seed), Plan(seed=seed))
-    return Budget(10, 300, 12_000, Options(alike=400, neighbours=300, factors=128, dense_items=20_000, dense_most=20_000, seed=seed),
+        return Budget(6, 200, 6_000, Options(dense_items=13_000, seed=seed), Plan(seed=seed))
+    return Budget(10, 300, 12_000, Options(alike=400, neighbours=300, factors=128, dense_items=20_000, seed=seed),
                   Plan(rounds=800, learning_rate=0.03, epochs=12, members=8, seed=seed))
 
 

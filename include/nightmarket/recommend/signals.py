@@ -51,8 +51,7 @@ class Options:
     """Most recently active shoppers among whom those are sought."""
     factors: int = 96
     dense_items: int = 6_000
-    """Of a larger catalogue the closed-form autoencoder knows the most frequent `dense_most` alone: its cost is their third power."""
-    dense_most: int = 3_000
+    """Of a larger catalogue the closed-form autoencoder knows the most frequent so many: its cost is their third power."""
     ridge: float = 30.0
     """Of the closed-form autoencoder, in mean item frequencies."""
     attributes: float = 1.0
@@ -279,9 +278,7 @@ class Signals:
     @cached_property
     def _in_linear(self) -> np.ndarray:
         """Items of the closed-form autoencoder, ascending."""
-        if self.items <= self.options.dense_items:
-            return np.arange(self.items)
-        return np.sort(np.argsort(-self._even.getnnz(axis=0), kind="stable")[: self.options.dense_most])
+        return np.sort(np.argsort(-self._even.getnnz(axis=0), kind="stable")[: self.options.dense_items])
 
     @cached_property
     def similar(self) -> sp.csr_matrix:
@@ -349,7 +346,7 @@ class Signals:
     # -- scores
 
     def scores(self, asked: Pairs, users: np.ndarray) -> Mapping[str, Scores]:
-        """By signal, (len(users), items) float32. `asked` has the shoppers' own pairs, on the same codes."""
+        """By signal, (len(users), items) float32. `users` are codes of the shop, `asked` has their own pairs."""
         taste, lasting, recent = (asked.rows(m, users) for m in (asked.taste, asked.lasting, asked.recent))
         near = self.alike(asked, users)
         even, much = _log(taste), _log(lasting)

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from nightmarket.learn.strategy import tree_threads
 from nightmarket.screen.forest import _levelled, _scale
 
 FEW = 400
 """Positives below which trees stay small."""
 _SURE = float(np.log(1 / 99))
 """Log-odds up to which a row that is no more suspicious than the average is left to one model."""
-_SMALL = 20_000
-"""Rows up to which threads wait for each other longer than they work."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,11 @@ class Trees:
         return found
 
     def _of(self, k: int, X: np.ndarray) -> np.ndarray:
-        return np.asarray(self.models[k].predict(X, raw_score=True, num_threads=_threads(X, self.threads)))
+        return np.asarray(self.models[k].predict(X, raw_score=True, num_threads=tree_threads(len(X), self.threads)))
 
     def contributions(self, X: np.ndarray) -> np.ndarray:
         """(n, f) what each feature adds to the log-odds (TreeSHAP; Lundberg et al., 2020) of the first model."""
-        return np.asarray(self.models[0].predict(X, pred_contrib=True, num_threads=_threads(X, self.threads)))[:, :-1]
-
-
-def _threads(X: np.ndarray, asked: int) -> int:
-    return 1 if len(X) <= _SMALL else asked
+        return np.asarray(self.models[0].predict(X, pred_contrib=True, num_threads=tree_threads(len(X), self.threads)))[:, :-1]
 
 
 def fit_trees(X: np.ndarray, label: np.ndarray, weight: np.ndarray, settings: TreeSettings, seeds: Sequence[int],
@@ -75,7 +70,7 @@ def fit_trees(X: np.ndarray, label: np.ndarray, weight: np.ndarray, settings: Tr
         params = {
             "objective": "binary", "num_leaves": settings.leaves, "learning_rate": settings.rate, "min_data_in_leaf": settings.least,
             "feature_fraction": 0.5, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0, "max_bin": 127, "verbose": -1,
-            "extra_trees": turn % 2 == 1, "seed": seed, "deterministic": True, "force_row_wise": True, "num_threads": _threads(X, settings.threads), "feature_pre_filter": False,
+            "extra_trees": turn % 2 == 1, "seed": seed, "deterministic": True, "force_row_wise": True, "num_threads": tree_threads(len(X), settings.threads), "feature_pre_filter": False,
         }
         data = lightgbm.Dataset(X, label, weight=weight, params=params)
         if held is None:
